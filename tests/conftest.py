@@ -1,0 +1,45 @@
+"""Strict numerics for every test, a private feature cache, and the data that some tests need."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+# A first call compiles, so no deadline; in CI a failure must be repeatable and no example database may decide.
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory):
+    """Keeps every test, and every process it starts, away from the user's feature cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXDTI_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def _shared_directory(variable: str, name: str) -> Path:
+    directory = Path(os.environ.get(variable, ROOT.parent / "shared" / name)).resolve()
+    if not directory.is_dir():
+        pytest.skip(f"{directory} does not exist; set {variable} to run this test")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The directory of the public datasets (JAXDTI_DATA); skips where there is none."""
+    return _shared_directory("JAXDTI_DATA", "data")
+
+
+@pytest.fixture(scope="session")
+def reference_dir() -> Path:
+    """The directory of the published model's recorded cases (JAXDTI_REFERENCE); skips where there is none."""
+    return _shared_directory("JAXDTI_REFERENCE", "reference")
