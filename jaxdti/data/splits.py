@@ -1,0 +1,255 @@
+"""Splits of one table into train, validation and test, and the index files that keep them.
+
+Every kind moves whole groups of rows, so that replicates of a pair are never separated.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem.Scaffolds import MurckoScaffold
+
+from jaxdti.data.interactions import DataError, InteractionTable
+from jaxdti.data.leaks import leak_report, pair_keys
+
+PARTS = ("train", "validation", "test")
+KINDS = ("random", "cold_drug", "cold_protein", "cold_both", "scaffold")
+FORMAT = 1  # of the index file
+
+
+def scaffold_groups(smiles: np.ndarray) -> np.ndarray:
+    """int64 [D], equal for drugs with the same Bemis-Murcko scaffold (stereochemistry left out).
+
+    An acyclic molecule has no scaffold: each one is a group of its own.
+    """
+    groups: dict[str, int] = {}
+    result = np.empty(len(smiles), np.int64)
+    for index, text in enumerate(smiles):
+        scaffold = MurckoScaffold.MurckoScaffoldSmiles(mol=Chem.MolFromSmiles(text))
+        result[index] = groups.setdefault(scaffold or f"acyclic {index}", len(groups))
+    return result
+
+
+def _assign(groups: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Assigns whole groups to parts: int64 [N] group ids -> int64 [N] part numbers.
+
+    The groups come in random order, and each goes to the part with most room left, so that a group too big for
+    validation or test stays in train.
+    """
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    room = fractions * len(groups)
+    part = np.empty(len(sizes), np.int64)
+    for index in rng.permutation(len(sizes)):
+        part[index] = np.argmax(room)
+        room[part[index]] -= sizes[index]
+    return part[group]
+
+
+def _assign_pairs(groups: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As ``_assign``, for the many small groups of a random split: a shuffled list of pairs is cut in three."""
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(sizes))
+    middle = np.cumsum(sizes[order]) - sizes[order] / 2
+    part = np.empty(len(sizes), np.int64)
+    part[order] = np.searchsorted(np.cumsum(fractions)[:-1] * len(groups), middle, side="right")
+    return part[group]
+
+
+def make_split(
+    table: InteractionTable, kind: str, fractions: tuple[float, float, float], seed: int
+) -> dict[str, np.ndarray]:
+    """Splits the rows of a table; the same table, kind, fractions and seed give the same split.
+
+    ``random`` keeps the pairs apart, ``cold_drug`` the drugs, ``cold_protein`` the proteins, ``cold_both`` drugs and
+    proteins (rows that mix two parts belong to none, see ``dropped_rows``), ``scaffold`` the Bemis-Murcko scaffolds.
+
+    Args:
+      table: N interactions.
+      kind: one of ``KINDS``.
+      fractions: shares of the rows (of the kept rows with ``cold_both``) in train, validation and test; met
+        approximately, as groups are never divided.
+      seed: of the random order of the groups.
+
+    Returns:
+      "train", "validation" and "test" -> int64 row indices, ascending.
+
+    Raises:
+      DataError: a part would be empty.
+      RuntimeError: the split leaks, an internal error.
+    """
+    if kind not in KINDS:
+        raise DataError(f"split {kind!r}: choose from {', '.join(KINDS)}")
+    rng = np.random.default_rng(seed)
+    shares = np.asarray(fractions, np.float64)
+    if kind == "random":
+        part = _assign_pairs(pair_keys(table), shares, rng)
+    elif kind == "cold_drug":
+        part = _assign(table.drug, shares, rng)
+    elif kind == "cold_protein":
+        part = _assign(table.protein, shares, rng)
+    elif kind == "scaffold":
+        part = _assign(_row_scaffolds(table), shares, rng)
+    else:
+        # A row is kept when both its sides fall in one part: shares a and b on the sides keep a * b of the rows.
+        sides = np.sqrt(shares) / np.sqrt(shares).sum()
+        drug, protein = _assign(table.drug, sides, rng), _assign(table.protein, sides, rng)
+        part = np.where(drug == protein, drug, -1)
+    split = {name: np.flatnonzero(part == number) for number, name in enumerate(PARTS)}
+    if not all(len(rows) for rows in split.values()):
+        found = ", ".join(f"{name} {len(rows)}" for name, rows in split.items())
+        raise DataError(
+            f"split {kind} of {len(table)} rows ({len(np.unique(table.drug))} drugs, "
+            f"{len(np.unique(table.protein))} proteins) in shares {', '.join(f'{share:g}' for share in shares)}: "
+            f"a part is empty ({found}); more data or another split is needed"
+        )
+    _verify(table, kind, split)
+    return split
+
+
+def _row_scaffolds(table: InteractionTable) -> np.ndarray:
+    used, position = np.unique(table.drug, return_inverse=True)
+    return scaffold_groups(table.drugs[used])[position]
+
+
+def _verify(table: InteractionTable, kind: str, split: Mapping[str, np.ndarray]) -> None:
+    """A split made here must not leak; if it does, the code is wrong, not the data."""
+    rows = np.concatenate(list(split.values()))
+    if len(np.unique(rows)) != len(rows) or (kind != "cold_both" and len(rows) != len(table)):
+        raise RuntimeError(f"internal error: the {kind} split repeats or loses rows")
+    for overlap in leak_report(table, split).overlaps:
+        drugs = overlap.drugs if kind in ("cold_drug", "cold_both", "scaffold") else 0
+        proteins = overlap.proteins if kind in ("cold_protein", "cold_both") else 0
+        if overlap.pairs or drugs or proteins:
+            raise RuntimeError(f"internal error: the {kind} split leaks: {overlap}")
+    if kind == "scaffold":
+        scaffolds = _row_scaffolds(table)
+        distinct = np.concatenate([np.unique(scaffolds[rows]) for rows in split.values()])
+        if len(np.unique(distinct)) != len(distinct):
+            raise RuntimeError("internal error: the scaffold split shares scaffolds between parts")
+
+
+def dropped_rows(table: InteractionTable, split: Mapping[str, np.ndarray]) -> int:
+    """Number of rows that no part holds (only ``cold_both`` leaves any)."""
+    return len(table) - sum(len(rows) for rows in split.values())
+
+
+def describe_split(table: InteractionTable, split: Mapping[str, np.ndarray]) -> list[str]:
+    """Sizes, shared entities and dropped rows as lines to print."""
+    lines = leak_report(table, split).lines()
+    if dropped := dropped_rows(table, split):
+        lines.append(f"rows in no part, as their drug and protein belong to different ones: {dropped:,}")
+    return lines
+
+
+def hold_out(table: InteractionTable, rows: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Takes a random share of the pairs out of ``rows``: for published splits that have no validation part.
+
+    Args:
+      table: the interactions.
+      rows: int64 [R], row indices of the training part.
+      fraction: share of ``rows`` to take.
+      seed: of the draw.
+
+    Returns:
+      The rows that stay and the rows taken, both int64 and ascending; replicates of a pair stay together.
+
+    Raises:
+      DataError: one of the two would be empty.
+    """
+    rng = np.random.default_rng(seed)
+    taken = _assign_pairs(pair_keys(table)[rows], np.asarray([1 - fraction, fraction]), rng) == 1
+    if taken.all() or not taken.any():
+        raise DataError(
+            f"validation from {len(rows)} training rows, share {fraction:g}: a part is empty; give more rows"
+        )
+    return np.sort(rows[~taken]), np.sort(rows[taken])
+
+
+def table_identity(table: InteractionTable) -> str:
+    """SHA-256 over the canonical SMILES and the sequence of each row, in order; labels do not count."""
+
+    def digests(texts: np.ndarray) -> np.ndarray:
+        found = [hashlib.sha256(str(text).encode()).digest() for text in texts]
+        return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 32)
+
+    drugs, proteins = digests(table.drugs), digests(table.proteins)
+    total = hashlib.sha256()
+    for start in range(0, len(table), 65536):
+        block = slice(start, start + 65536)
+        total.update(np.hstack([drugs[table.drug[block]], proteins[table.protein[block]]]).tobytes())
+    return total.hexdigest()
+
+
+def write_split(
+    path: str | os.PathLike, split: Mapping[str, np.ndarray], table: InteractionTable, kind: str, seed: int
+) -> None:
+    """Writes the row indices as JSON, bound to this table by ``table_identity``; the file appears whole or not at all.
+
+    Raises:
+      DataError: the file cannot be written.
+    """
+    content = {
+        "format": FORMAT,
+        "kind": kind,
+        "seed": seed,
+        "rows": len(table),
+        "dropped": dropped_rows(table, split),
+        "identity": table_identity(table),
+        "parts": {name: rows.tolist() for name, rows in split.items()},
+    }
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"{path}: the split file cannot be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_split(path: str | os.PathLike, table: InteractionTable) -> dict[str, np.ndarray]:
+    """Reads what ``write_split`` wrote for this table.
+
+    Returns:
+      "train", "validation" and "test" -> int64 row indices.
+
+    Raises:
+      DataError: no such file, not a split file, damaged, or made for another table.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: the split file cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not a split file, JSON expected ({error})") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("parts"), dict):
+        raise DataError(f"{path}: not a split file of format {FORMAT}; write one with `jaxdti data split`")
+    if content.get("rows") != len(table) or content.get("identity") != table_identity(table):
+        raise DataError(
+            f"{path}: written for another table: {content.get('rows')} rows there, {len(table)} valid rows here, "
+            f"or other drugs and proteins in them; split this table anew"
+        )
+    if sorted(content["parts"]) != sorted(PARTS):
+        raise DataError(f"{path}: parts {', '.join(sorted(content['parts']))} found, {', '.join(PARTS)} expected")
+    return _checked_parts(path, content["parts"], len(table))
+
+
+def _checked_parts(path: str | os.PathLike, parts: dict[str, list], size: int) -> dict[str, np.ndarray]:
+    split: dict[str, np.ndarray] = {}
+    for name in PARTS:
+        values = parts[name]
+        if not isinstance(values, list) or not values or not all(type(value) is int for value in values):
+            raise DataError(f"{path}: part {name}: a list of row numbers expected")
+        split[name] = np.asarray(values, np.int64)
+        if split[name].min() < 0 or split[name].max() >= size:
+            raise DataError(f"{path}: part {name}: row numbers outside 0 to {size - 1}")
+    rows = np.concatenate(list(split.values()))
+    if len(np.unique(rows)) != len(rows):
+        raise DataError(f"{path}: a row stands in two parts or twice in one")
+    return split
