@@ -1,0 +1,87 @@
+"""Bilinear attention between atoms and residues, pooled to one vector a pair, without a map per head."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxdti.layers.dropout import dropout
+from jaxdti.layers.linear import WeightNormLinear
+from jaxdti.layers.norm import MaskedBatchNorm
+
+
+class BilinearAttention(nn.Module):
+    """DrugBAN's attention layer (doi 10.1038/s42256-022-00605-1, after arXiv:1805.07932).
+
+    With V = ReLU(drug W_v + c_v), Q = ReLU(protein W_q + c_q) of rank K = joint_features * pool_size:
+
+        A^h_vq = sum_k H_hk V_vk Q_qk + b_h,    f_k = sum_h sum_vq V_vk A^h_vq Q_qk,    joint_j = sum_{i<pool} f_{j*pool+i}
+
+    then batch normalisation. Heads enter f only through w = sum_h H_h and b = sum_h b_h, so training builds one map
+    A = (V * w) Q^T + b and f = sum_v V * (A Q), and single heads are not identifiable.
+
+    drug [B, A, Fd], protein [B, L, Fp], masks bool [B, A] and [B, L], row_mask bool [B] -> float32 [B, joint_features]
+    """
+
+    joint_features: int
+    pool_size: int
+    heads: int
+    pool: str
+    dtype: jax.typing.DTypeLike = jnp.float32
+    unbiased: bool = False
+
+    def setup(self):
+        rank = self.joint_features * self.pool_size
+        self.drug_projection = WeightNormLinear(rank, dtype=self.dtype)
+        self.protein_projection = WeightNormLinear(rank, dtype=self.dtype)
+        normal = nn.initializers.normal(1.0)
+        self.head_kernel = self.param("head_kernel", normal, (self.heads, rank), jnp.float32)
+        self.head_gain = self.param("head_gain", lambda key: jnp.linalg.norm(self.head_kernel.reshape(-1)))
+        self.head_bias = self.param("head_bias", normal, (self.heads,), jnp.float32)
+        self.norm = MaskedBatchNorm(unbiased=self.unbiased)
+
+    def heads_weight(self) -> Array:
+        """H float32 [heads, K], normalised by one gain."""
+        return self.head_kernel * (self.head_gain / jnp.linalg.norm(self.head_kernel.reshape(-1)))
+
+    def project(self, drug, protein, drug_mask, protein_mask, rate, *, train: bool) -> tuple[Array, Array]:
+        """V [B, A, K] and Q [B, L, K], 0 at padding."""
+        if train:
+            drug = dropout(drug, rate, self.make_rng("dropout"))
+            protein = dropout(protein, rate, self.make_rng("dropout"))
+        # Masked after the ReLU: relu(bias) is not 0 at padding.
+        v = nn.relu(self.drug_projection(drug)) * drug_mask[..., None].astype(self.dtype)
+        q = nn.relu(self.protein_projection(protein)) * protein_mask[..., None].astype(self.dtype)
+        return v, q
+
+    def __call__(self, drug, protein, drug_mask, protein_mask, row_mask, rate, *, train: bool) -> Array:
+        v, q = self.project(drug, protein, drug_mask, protein_mask, rate, train=train)
+        f = pooled_attention(v, q, jnp.sum(self.heads_weight(), 0), jnp.sum(self.head_bias))
+        f = f / pool_size(self.pool, drug_mask, protein_mask)[:, None]
+        joint = f.reshape(f.shape[0], self.joint_features, self.pool_size).sum(-1)
+        return self.norm(joint, row_mask, train=train)
+
+    def attention(self, drug, protein, drug_mask, protein_mask, *, per_head: bool = False) -> Array:
+        """The map without dropout: float32 [B, A, L] summed over heads, or [B, heads, A, L]; 0 at padding."""
+        v, q = self.project(drug, protein, drug_mask, protein_mask, 0.0, train=False)
+        weight, bias = self.heads_weight(), self.head_bias
+        if not per_head:
+            weight, bias = weight.sum(0, keepdims=True), bias.sum(0, keepdims=True)
+        score = jnp.einsum("hk,bak,blk->bhal", weight, v, q) + bias[None, :, None, None]
+        score = jnp.where(drug_mask[:, None, :, None] & protein_mask[:, None, None, :], score, 0.0)
+        return score if per_head else score[:, 0]
+
+
+def pooled_attention(v: Array, q: Array, weight: Array, bias: Array) -> Array:
+    """``f_k = sum_vq V_vk ((V * w) Q^T + b)_vq Q_qk``; v [B, A, K], q [B, L, K], w [K], b [] -> float32 [B, K]."""
+    score = jnp.einsum("bak,blk->bal", v * weight.astype(v.dtype)[None, None], q) + bias.astype(v.dtype)
+    context = jnp.einsum("bal,blk->bak", score, q)
+    return jnp.sum(v.astype(jnp.float32) * context.astype(jnp.float32), axis=1)
+
+
+def pool_size(pool: str, drug_mask: Array, protein_mask: Array) -> Array:
+    """What the sum over atoms and residues is divided by: float32 [B], at least 1."""
+    if pool == "sum":
+        return jnp.ones(drug_mask.shape[0])
+    size = jnp.maximum(drug_mask.sum(1) * protein_mask.sum(1), 1).astype(jnp.float32)
+    return size if pool == "mean" else jnp.sqrt(size)

@@ -1,0 +1,46 @@
+"""Dense layers: plain, and with the weight normalised by one scalar gain."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def uniform_fan_in(fan_in: int):
+    """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the one DrugBAN's linear and convolution layers start from."""
+    bound = fan_in**-0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class Linear(nn.Module):
+    """``y = x W + b``; x [..., I] -> [..., features] in ``dtype``, parameters float32."""
+
+    features: int
+    use_bias: bool = True
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        init = uniform_fan_in(x.shape[-1])
+        return nn.Dense(
+            self.features, self.use_bias, self.dtype, kernel_init=init, bias_init=init, name="dense"
+        )(x)
+
+
+class WeightNormLinear(nn.Module):
+    """``y = x (g V / ||V||) + b`` with one Frobenius norm over V and a scalar g (arXiv:1602.07868).
+
+    x [..., I] -> [..., features] in ``dtype``; parameters float32. g starts at ||V||.
+    """
+
+    features: int
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        init = uniform_fan_in(x.shape[-1])
+        kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
+        gain = self.param("gain", lambda key: jnp.linalg.norm(kernel.reshape(-1)))
+        bias = self.param("bias", init, (self.features,), jnp.float32)
+        weight = (kernel * (gain / jnp.linalg.norm(kernel.reshape(-1)))).astype(self.dtype)
+        return x.astype(self.dtype) @ weight + bias.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))

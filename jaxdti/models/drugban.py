@@ -1,0 +1,108 @@
+"""DrugBAN (Bai et al., Nature Machine Intelligence 2023, doi 10.1038/s42256-022-00605-1).
+
+A molecular graph network encodes atoms, a convolutional network encodes residues, bilinear attention pools every
+atom-residue pair into one joint vector, and a small network decodes it into a score. Padding never counts, unless
+``config.reference`` asks for the published behaviour.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from jaxdti.config import ModelConfig
+from jaxdti.layers.bilinear import BilinearAttention
+from jaxdti.layers.graph import DrugBatch, GraphConvolution, adjacency, atom_features
+from jaxdti.layers.linear import Linear
+from jaxdti.layers.mlp import Decoder
+from jaxdti.layers.sequence import ProteinBatch, SequenceConvolution
+
+LETTERS = 26  # 25 letters and 0
+REFERENCE_ATOMS = 290  # the published code pads every molecule to this many nodes,
+REFERENCE_RESIDUES = 1200  # every protein to this many residues, and masks neither
+
+
+class DrugBAN(nn.Module):
+    """Scores B drug-protein pairs.
+
+    ``reference`` reproduces the published code for comparison with its weights: no masks, padded to 290 nodes and
+    1,200 residues, two self-loops an atom, convolutions without padding, the protein features reinterpreted in memory
+    instead of transposed, plain sum pooling, torch's running variance.
+    """
+
+    config: ModelConfig
+
+    def setup(self):
+        c = self.config
+        dtype, unbiased = jnp.dtype(c.dtype), c.reference
+        self.atom_projection = Linear(c.drug_features, use_bias=False, dtype=dtype)
+        self.graph_layers = [
+            GraphConvolution(c.drug_features, dtype=dtype, unbiased=unbiased) for _ in range(c.drug_layers)
+        ]
+        self.embedding = nn.Embed(LETTERS, c.protein_features, dtype=dtype, embedding_init=nn.initializers.normal(1.0))
+        padding = "VALID" if c.reference else "SAME"
+        self.sequence_layers = [
+            SequenceConvolution(c.protein_features, kernel, padding, dtype=dtype, unbiased=unbiased)
+            for kernel in c.protein_kernels
+        ]
+        self.bilinear = BilinearAttention(
+            c.joint_features, c.pool_size, c.heads, "sum" if c.reference else c.pool, dtype=dtype, unbiased=unbiased
+        )
+        self.decoder = Decoder(c.decoder_features, c.logits, dtype=dtype, unbiased=unbiased)
+
+    def encode_drug(self, drug: DrugBatch, row_mask: Array, *, train: bool = False) -> tuple[Array, Array]:
+        """Atoms [B, A, drug_features] and their mask [B, A]."""
+        features = atom_features(drug.atoms, jnp.dtype(self.config.dtype))
+        real = drug.mask
+        if self.config.reference:
+            virtual = (~real)[..., None].astype(features.dtype)
+            features = jnp.concatenate([features * real[..., None].astype(features.dtype), virtual], -1)
+            mask = jnp.broadcast_to(row_mask[:, None], real.shape)
+            neighbours = adjacency(drug, 1.0 + real.astype(jnp.float32))
+        else:
+            mask = real & row_mask[:, None]
+            features = features * mask[..., None].astype(features.dtype)
+            neighbours = adjacency(drug, mask.astype(jnp.float32))
+        h = self.atom_projection(features)
+        for layer in self.graph_layers:
+            h = layer(h, neighbours, mask, train=train)
+        return h, mask
+
+    def encode_protein(self, protein: ProteinBatch, row_mask: Array, *, train: bool = False) -> tuple[Array, Array]:
+        """Residues [B, L, protein_features] and their mask [B, L]."""
+        x = self.embedding(protein.residues.astype(jnp.int32))
+        # Letter 0 is padding or unknown: a zero vector that learns nothing.
+        x = x * (protein.residues > 0)[..., None].astype(x.dtype)
+        if not self.config.reference:
+            mask = protein.mask & row_mask[:, None]
+            for layer in self.sequence_layers:
+                x = layer(x, mask, train=train)
+            return x, mask
+        for layer in self.sequence_layers:
+            length = x.shape[1] - layer.kernel + 1
+            x = layer(x, jnp.broadcast_to(row_mask[:, None], (x.shape[0], length)), train=train)
+        # The published code views the [channels, positions] memory as [positions, channels].
+        x = jnp.swapaxes(x, 1, 2).reshape(x.shape)
+        return x, jnp.broadcast_to(row_mask[:, None], x.shape[:2])
+
+    def __call__(
+        self, drug: DrugBatch, protein: ProteinBatch, row_mask: Array, dropout: float | Array = 0.0, *, train: bool
+    ) -> Array:
+        """float32 [B, logits]; ``row_mask`` bool [B] is False for filler rows, whose logits mean nothing."""
+        atoms, atom_mask = self.encode_drug(drug, row_mask, train=train)
+        residues, residue_mask = self.encode_protein(protein, row_mask, train=train)
+        joint = self.bilinear(atoms, residues, atom_mask, residue_mask, row_mask, dropout, train=train)
+        return self.decoder(joint.astype(jnp.dtype(self.config.dtype)), row_mask, train=train)
+
+    def attention(self, drug: DrugBatch, protein: ProteinBatch, *, per_head: bool = False) -> Array:
+        """The attention map float32 [B, A, L], summed over heads; per head [B, heads, A, L] under ``reference`` only."""
+        if per_head and not self.config.reference:
+            raise ValueError("attention per head needs model.reference: only the sum over heads is identifiable")
+        row_mask = jnp.ones(drug.atoms.shape[0], bool)
+        atoms, atom_mask = self.encode_drug(drug, row_mask)
+        residues, residue_mask = self.encode_protein(protein, row_mask)
+        return self.bilinear.attention(atoms, residues, atom_mask, residue_mask, per_head=per_head)
+
+
+def score(logits: Array) -> Array:
+    """[B, 1] -> the logit [B]; [B, 2] -> logit_1 - logit_0."""
+    return logits[:, 0] if logits.shape[-1] == 1 else logits[:, 1] - logits[:, 0]

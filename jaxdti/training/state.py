@@ -1,0 +1,58 @@
+"""The training state: a pytree of arrays only, so that it stacks over replicas, donates and checkpoints."""
+
+from typing import Any
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxdti.config import ModelConfig
+from jaxdti.layers.graph import DrugBatch
+from jaxdti.layers.sequence import ProteinBatch
+from jaxdti.models.drugban import REFERENCE_ATOMS, REFERENCE_RESIDUES, DrugBAN
+
+
+class TrainState(flax.struct.PyTreeNode):
+    step: Array  # int32 []; updates done
+    params: chex.ArrayTree
+    batch_stats: chex.ArrayTree
+    opt_state: optax.OptState
+    rng: Array  # uint32 [2]; constant, folded with ``step``, so that resuming repeats the unbroken run
+    hyper: dict[str, Array]  # traced hyper-parameters, float32 []: dropout
+    first_bad: Array  # int32 []; the step whose loss or gradient was not finite, -1 while there is none
+
+
+def init_variables(config: ModelConfig, seed: int | Array) -> dict[str, Any]:
+    """``{"params", "batch_stats"}`` of a fresh DrugBAN; no shape depends on the data."""
+    atoms = REFERENCE_ATOMS if config.reference else 2
+    residues = REFERENCE_RESIDUES if config.reference else 4
+    drug = DrugBatch(
+        atoms=jnp.zeros((1, atoms, 8), jnp.int8),
+        bonds=jnp.zeros((1, 1, 2), jnp.int32),
+        atom_count=jnp.ones((1,), jnp.int32),
+        bond_count=jnp.zeros((1,), jnp.int32),
+    )
+    protein = ProteinBatch(
+        residues=jnp.ones((1, residues), jnp.uint8), residue_count=jnp.full((1,), residues, jnp.int32)
+    )
+    variables = DrugBAN(config).init(
+        {"params": jax.random.PRNGKey(seed)}, drug, protein, jnp.ones((1,), bool), train=False
+    )
+    return {"params": variables["params"], "batch_stats": variables["batch_stats"]}
+
+
+def init_state(config: ModelConfig, tx: optax.GradientTransformation, seed: int | Array) -> TrainState:
+    """A fresh state; vmappable over ``seed``."""
+    variables = init_variables(config, seed)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=tx.init(variables["params"]),
+        rng=jax.random.fold_in(jax.random.PRNGKey(seed), 1),
+        hyper={"dropout": jnp.asarray(config.dropout, jnp.float32)},
+        first_bad=jnp.full((), -1, jnp.int32),
+    )
