@@ -1,0 +1,258 @@
+"""Tables on disk: CSV, TSV and Parquet, plain or compressed, read into and written from Arrow tables.
+
+What a file is follows from its first bytes, not from its name. Text cells are read as strings, so that nothing is
+lost; columns named in ``encode`` come dictionary-encoded, one copy of each distinct string.
+"""
+
+import csv
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from jaxdti.data.interactions import DataError
+
+DELIMITERS = (",", "\t", ";")
+HEADER_BYTES = 1 << 20  # the header line must end within this
+
+# Usual names, compared without case, white space, underscores, hyphens and dots. The first tier with a hit decides.
+DRUG_NAMES = (
+    ("smiles",),
+    ("canonicalsmiles", "isosmiles", "isomericsmiles", "compoundisosmiles", "compoundsmiles", "ligandsmiles")
+    + ("drugsmiles", "moleculesmiles", "smilesstring"),
+    ("drug", "compound", "ligand", "molecule"),
+)
+PROTEIN_NAMES = (
+    ("proteinsequence", "targetsequence", "sequence", "aminoacidsequence", "aasequence", "proteinseq", "targetseq")
+    + ("bindingdbtargetchainsequence", "bindingdbtargetchainsequence1"),
+    ("protein", "target", "fasta", "seq"),
+)
+LABEL_NAMES = (
+    ("y", "label", "labels"),
+    ("interaction", "interactions", "affinity", "bindingaffinity", "activity", "kibascore", "kiba")
+    + ("pkd", "pki", "pic50", "pec50"),
+)
+DRUG_KEY_NAMES = (("drug",), ("drugid", "drugkey", "drugindex"), ("compound", "ligand"), ("compoundid", "ligandid"))
+PROTEIN_KEY_NAMES = (("protein",), ("proteinid", "proteinkey", "proteinindex"), ("target",), ("targetid",))
+
+
+class Wanted(NamedTuple):
+    """A column to look for: what it holds, its name if the user gave one, and the usual names otherwise."""
+
+    what: str  # for messages, such as "drug (SMILES)"
+    option: str | None  # the option that can name it, such as data.drug_column
+    name: str | None
+    usual: tuple[tuple[str, ...], ...]
+    required: bool = True
+
+
+def find_column(columns: Sequence[str], wanted: Wanted, path: Path) -> str | None:
+    """The column that holds what is wanted; None only where it is not required.
+
+    Raises:
+      DataError: there is none, or several match equally well.
+    """
+    found = ", ".join(map(repr, columns))
+    if wanted.name is not None:
+        if wanted.name in columns:
+            return wanted.name
+        raise DataError(f"{path}: no column {wanted.name!r} ({wanted.option}); columns found: {found}")
+    for tier in wanted.usual:
+        hits = [column for column in columns if _plain(column) in tier]
+        if len(hits) == 1:
+            return hits[0]
+        if hits:
+            several = " and ".join(map(repr, hits))
+            remedy = f"name one with {wanted.option}" if wanted.option else "rename one"
+            raise DataError(f"{path}: {several} could each be the {wanted.what} column; {remedy}")
+    if not wanted.required:
+        return None
+    usual = ", ".join(name for tier in wanted.usual for name in tier)
+    hint = "" if len(columns) > 1 else "; only one column: the delimiter must be a comma, a tab or a semicolon"
+    remedy = f", or name it with {wanted.option}" if wanted.option else ""
+    raise DataError(f"{path}: no {wanted.what} column; columns found: {found}; wanted: one of {usual}{remedy}{hint}")
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if not (letter.isspace() or letter in "_-."))
+
+
+class TableFile:
+    """An opened table: its column names are known, its rows are read on request."""
+
+    def __init__(self, path: Path):
+        """Raises DataError where the file is missing, empty or not a table."""
+        self.path = path
+        self._codec, head = _read_head(path)
+        self._parquet = head.startswith(b"PAR1")
+        if self._parquet:
+            self.columns = self._parquet_schema().names
+        else:
+            self.delimiter, self.columns = _read_header(path, head)
+        for name in self.columns:
+            if self.columns.count(name) > 1:
+                raise DataError(f"{path}: the column name {name!r} occurs twice")
+
+    def read(self, columns: Sequence[str] | None = None, encode: Sequence[str] = ()) -> pa.Table:
+        """The rows of some or all columns; text of CSV and TSV as strings, those of ``encode`` dictionary-encoded.
+
+        Raises:
+          DataError: no rows, ragged rows, not UTF-8, or damaged.
+        """
+        columns = list(self.columns if columns is None else columns)
+        try:
+            table = self._read_parquet(columns, encode) if self._parquet else self._read_text(columns, encode)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            raise DataError(f"{self.path}: {self._fault(error)}") from error
+        if table.num_rows == 0:
+            raise DataError(f"{self.path}: no data rows, only the header with columns {', '.join(map(repr, columns))}")
+        return table
+
+    def _parquet_source(self) -> pa.NativeFile:
+        if self._codec is None:
+            return pa.memory_map(str(self.path))
+        with pa.input_stream(str(self.path), compression=self._codec) as stream:
+            return pa.BufferReader(stream.read())
+
+    def _parquet_schema(self) -> pa.Schema:
+        try:
+            return pyarrow.parquet.read_schema(self._parquet_source())
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{self.path}: damaged Parquet file ({_one_line(error)})") from error
+
+    def _read_parquet(self, columns: list[str], encode: Sequence[str]) -> pa.Table:
+        return pyarrow.parquet.read_table(self._parquet_source(), columns=columns, read_dictionary=list(encode))
+
+    def _read_text(self, columns: list[str], encode: Sequence[str], **parsing) -> pa.Table:
+        encoded = pa.dictionary(pa.int32(), pa.string())
+        types = {name: encoded if name in encode else pa.string() for name in self.columns}
+        with pa.input_stream(str(self.path), compression=self._codec) as stream:
+            return pyarrow.csv.read_csv(
+                stream,
+                read_options=pa.csv.ReadOptions(block_size=16 << 20, use_threads=not parsing),
+                parse_options=pa.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True, **parsing),
+                convert_options=pa.csv.ConvertOptions(
+                    column_types=types, include_columns=columns, strings_can_be_null=False
+                ),
+            )
+
+    def _fault(self, error: Exception) -> str:
+        text = _one_line(error)
+        if self._parquet:
+            return f"damaged Parquet file ({text})"
+        if "UTF8" in text:
+            return "the text is not UTF-8"
+        if "Expected" not in text:
+            return f"cannot be read ({text})"
+        ragged = []
+        handler = lambda row: ragged.append(row) or "skip"
+        self._read_text(list(self.columns), (), invalid_row_handler=handler)
+        row = ragged[0]  # numbered from 1, the header being 1
+        return f"data row {row.number - 1} has {row.actual_columns} columns; the header has {row.expected_columns}"
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None, encode: Sequence[str] = ()) -> pa.Table:
+    """Reads a CSV, TSV or Parquet file, plain or compressed with gzip or Zstandard (see ``TableFile.read``)."""
+    return TableFile(path).read(columns, encode)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _read_head(path: Path) -> tuple[str | None, bytes]:
+    """The compression and the first decompressed bytes."""
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(4)
+        codec = "gzip" if magic[:2] == b"\x1f\x8b" else "zstd" if magic == b"\x28\xb5\x2f\xfd" else None
+        with pa.input_stream(str(path), compression=codec) as stream:
+            head = stream.read(HEADER_BYTES)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: cannot be read ({_one_line(error)})") from error
+    if not head.strip():
+        raise DataError(f"{path}: the file is empty")
+    return codec, head
+
+
+def _read_header(path: Path, head: bytes) -> tuple[str, list[str]]:
+    """The delimiter and the column names of a text table."""
+    head = head.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
+    if b"\0" in head or head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{path}: not a text table (UTF-8 CSV or TSV) and not Parquet")
+    line = head.splitlines()[0]
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: the text is not UTF-8") from error
+    if len(line) == HEADER_BYTES or any(ord(letter) < 32 and letter != "\t" for letter in text):
+        raise DataError(f"{path}: the first line is not a header of column names")
+    rows = {delimiter: next(csv.reader([text], delimiter=delimiter)) for delimiter in DELIMITERS}
+    delimiter = max(DELIMITERS, key=lambda candidate: len(rows[candidate]))
+    return delimiter, rows[delimiter]
+
+
+def check_output(path: Path) -> None:
+    """Raises DataError unless ``write_table`` knows the file's extension."""
+    _output_format(path)
+
+
+def _output_format(path: Path) -> tuple[str, str | None]:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    codec = {".gz": "gzip", ".zst": "zstd"}.get(suffixes[-1]) if suffixes else None
+    kind = suffixes[-2 if codec else -1] if len(suffixes) > (codec is not None) else ""
+    if kind in (".csv", ".tsv") or (kind == ".parquet" and codec is None):
+        return kind, codec
+    raise DataError(f"{path}: unknown extension; .csv, .tsv (each also with .gz or .zst) or .parquet is expected")
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Writes CSV, TSV (plain, .gz, .zst) or Parquet by the extension; the file appears whole or not at all.
+
+    Raises:
+      DataError: another extension, or the place cannot be written.
+    """
+    kind, codec = _output_format(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        if kind == ".parquet":
+            pyarrow.parquet.write_table(table, temporary)
+        else:
+            _write_text(table, temporary, "," if kind == ".csv" else "\t", codec)
+        os.replace(temporary, path)
+    except OSError as error:
+        cause = os.strerror(error.errno) if error.errno else _one_line(error)
+        raise DataError(f"{path}: cannot be written ({cause})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_text(table: pa.Table, path: Path, delimiter: str, codec: str | None) -> None:
+    columns = [_as_text(column) for column in table.columns]
+    options = pa.csv.WriteOptions(delimiter=delimiter, include_header=False)
+    with pa.output_stream(str(path), compression=codec) as stream:
+        # Arrow would quote every column name.
+        header = [_quoted(name, delimiter) for name in table.column_names]
+        stream.write((delimiter.join(header) + "\n").encode())
+        pa.csv.write_csv(pa.table(columns, names=table.column_names), stream, options)
+
+
+def _quoted(name: str, delimiter: str) -> str:
+    return f'"{name.replace(chr(34), chr(34) * 2)}"' if any(c in name for c in f'{delimiter}"\r\n') else name
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        # An empty cell is written as nothing, where Arrow would write "" with its quotes.
+        return pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
+    return column
