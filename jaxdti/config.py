@@ -26,8 +26,8 @@ class PlantedConfig:
     """The embedded synthetic dataset, used when ``data.dataset`` is ``planted``."""
 
     kind: str = "in_domain"  # in_domain | cold | shifted
-    drugs: int = 600  # distinct molecules
-    proteins: int = 160  # distinct sequences
+    drugs: int = 1200  # distinct molecules
+    proteins: int = 1500  # distinct sequences
     pairs: int = 6000  # rows over all parts
     positive: float = 0.5  # share of positive labels before noise
     noise: float = 0.03  # probability that a label is flipped
