@@ -273,7 +273,7 @@ def get_dataset(name: str) -> Dataset:
         raise DataError(f"{EMBEDDED}: embedded dataset, generated on the fly; it has no files")
     if name not in DATASETS:
         names = [*DATASETS, EMBEDDED]
-        near = difflib.get_close_matches(name, names, n=3) or [known for known in names if name and name in known]
+        near = [known for known in names if len(name) > 2 and name in known] or difflib.get_close_matches(name, names)
         hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(names)}"
         raise DataError(f"dataset {name!r}: no such name; {hint}")
     return DATASETS[name]
@@ -300,7 +300,7 @@ def write_json(path: Path, content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        temporary.write_text(json.dumps(content), encoding="utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -344,7 +344,7 @@ def _check(path: Path, sha256: str) -> None:
     content = [str(path.resolve()), status.st_size, status.st_mtime_ns, sha256]
     name = hashlib.sha256(content[0].encode()).hexdigest()[:24]
     stamp = cache_directory() / "verified" / f"{name}.json"
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == json.dumps(content, indent=1):
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == json.dumps(content):
         return
     if (found := content_hash(path)) != sha256:
         raise DataError(f"{path}: wrong content, SHA-256 {found} found, {sha256} expected; replace the file")
@@ -437,7 +437,7 @@ def part_of_rows(files: DatasetFiles, pairs: Mapping[str, np.ndarray]) -> np.nda
     values, position = np.unique(np.asarray(pairs[files.part_column]).astype(str), return_inverse=True)
     if unknown := [value for value in values if value not in files.part_of]:
         raise DataError(
-            f"{files.pairs}: column {files.part_column!r}: value {unknown[0]!r} found, one of "
+            f"{files.pairs}: column {files.part_column!r}: value {str(unknown[0])!r} found, one of "
             f"{', '.join(files.part_of)} expected"
         )
     return np.array([files.part_of[value] for value in values], dtype=object)[position]

@@ -15,6 +15,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from jaxdti.data.interactions import DataError, InteractionTable
 from jaxdti.data.leaks import leak_report, pair_keys
+from jaxdti.data.named import write_json
 
 PARTS = ("train", "validation", "test")
 KINDS = ("random", "cold_drug", "cold_protein", "cold_both", "scaffold")
@@ -37,13 +38,15 @@ def scaffold_groups(smiles: np.ndarray) -> np.ndarray:
 def _assign(groups: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Assigns whole groups to parts: int64 [N] group ids -> int64 [N] part numbers.
 
-    The groups come in random order, and each goes to the part with most room left, so that a group too big for
-    validation or test stays in train.
+    The groups come in random order, those too big for the smallest part first, and each goes to the part with most
+    room left: the biggest thus stay in train, and the others fill what they leave.
     """
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     room = fractions * len(groups)
+    order = rng.permutation(len(sizes))
+    order = order[np.argsort(sizes[order] <= room.min() / 2, kind="stable")]
     part = np.empty(len(sizes), np.int64)
-    for index in rng.permutation(len(sizes)):
+    for index in order:
         part[index] = np.argmax(room)
         room[part[index]] -= sizes[index]
     return part[group]
@@ -201,16 +204,10 @@ def write_split(
         "identity": table_identity(table),
         "parts": {name: rows.tolist() for name, rows in split.items()},
     }
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(temporary, path)
+        write_json(Path(path), content)
     except OSError as error:
         raise DataError(f"{path}: the split file cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_split(path: str | os.PathLike, table: InteractionTable) -> dict[str, np.ndarray]:
