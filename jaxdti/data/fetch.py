@@ -109,6 +109,10 @@ def _fill(
         partial.write_bytes(b"")
         url = f"{f'{mirror}/media' if mirror else LARGE_FILE_URL}/{file.source}"
         _download(url, partial, target, progress)
+    with open(partial, "rb") as content:
+        if content.read(1) == b"<":  # of a proxy or a login page; no data file begins so
+            partial.unlink()
+            raise DataError(f"{url}: a web page came instead of the file; nothing was kept")
     found = content_hash(partial)
     for wanted in (expected, pointer):
         if wanted and found != wanted:
