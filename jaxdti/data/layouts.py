@@ -81,7 +81,7 @@ def read_layout(data: DataConfig) -> Layout:
 
 def _read_side(path: Path, key_wanted: Wanted, text_wanted: Wanted) -> Side:
     file = TableFile(path)
-    key = _need(file.columns, key_wanted, path)
+    key = _key_column(file.columns, key_wanted, path)
     field = _need([column for column in file.columns if column != key], text_wanted, path)
     table = file.read([key, field])
     first: dict[str, int] = {}
@@ -117,13 +117,13 @@ def read_pairs(name: str, path: Path, layout: Layout, label: Wanted) -> Piece:
 
 def read_unlabelled(source: Path | pa.Table, layout: Layout) -> tuple[Piece, pa.Table]:
     """The pairs of a file or of a table in memory, and all its columns."""
-    if isinstance(source, pa.Table):
-        path, table = Path("table"), source
-        drug, protein = _pair_columns(path, table.column_names, layout)
-    else:
+    if isinstance(source, Path):
         path, file = source, TableFile(source)
         drug, protein = _pair_columns(path, file.columns, layout)
         table = file.read(encode=[drug, protein])
+    else:
+        path, table = Path("table"), source
+        drug, protein = _pair_columns(path, table.column_names, layout)
     return Piece(
         name="table",
         path=str(path),
@@ -140,11 +140,17 @@ def label_column(data: DataConfig, required: bool) -> Wanted:
 
 
 def _pair_columns(path: Path, columns: Sequence[str], layout: Layout) -> tuple[str, str]:
-    drug = _need(columns, _DRUG_KEY if layout.drugs else layout.drug, path)
-    protein = _need(columns, _PROTEIN_KEY if layout.proteins else layout.protein, path)
+    drug = _key_column(columns, _DRUG_KEY, path) if layout.drugs else _need(columns, layout.drug, path)
+    protein = _key_column(columns, _PROTEIN_KEY, path) if layout.proteins else _need(columns, layout.protein, path)
     if drug == protein:
         raise DataError(f"{path}: the column {drug!r} cannot be both drug and protein")
     return drug, protein
+
+
+def _key_column(columns: Sequence[str], wanted: Wanted, path: Path) -> str:
+    """The key column; an exact spelling wins, as `protein` may stand beside `Protein`, the sequence."""
+    exact = [name for tier in wanted.usual for name in tier if name in columns]
+    return exact[0] if exact else _need(columns, wanted, path)
 
 
 def _need(columns: Sequence[str], wanted: Wanted, path: Path) -> str:

@@ -89,7 +89,10 @@ def read_molecule(smiles: str) -> Molecule:
         canonical = Chem.MolToSmiles(mol)
         flat = Chem.MolToSmiles(mol, isomericSmiles=False)
         ranks = [int(rank) for rank in Chem.CanonicalRankAtoms(mol)]
-    atoms = np.array([_atom_row(atom) for atom in mol.GetAtoms()], np.int8)[ranks]
+    rows = np.array([_atom_row(atom) for atom in mol.GetAtoms()])
+    if np.abs(rows).max() > np.iinfo(np.int8).max:
+        raise ValueError("an atom with more than 127 charges or radical electrons")
+    atoms = rows.astype(np.int8)[ranks]
     place = np.argsort(ranks)
     ends = np.array([(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds()], np.int64).reshape(-1, 2)
     return Molecule(canonical, flat, atoms, place[ends].astype(np.int16))

@@ -9,14 +9,16 @@ import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
+import pyarrow.compute
+import pyarrow.csv as arrow_csv
+import pyarrow.parquet as arrow_parquet
 
 from jaxdti.data.interactions import DataError
+
+compute: Any = pyarrow.compute  # its functions are made at run time, where a type checker cannot see them
 
 DELIMITERS = (",", "\t", ";")
 HEADER_BYTES = 1 << 20  # the header line must end within this
@@ -122,22 +124,22 @@ class TableFile:
 
     def _parquet_schema(self) -> pa.Schema:
         try:
-            return pyarrow.parquet.read_schema(self._parquet_source())
+            return arrow_parquet.read_schema(self._parquet_source())
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{self.path}: damaged Parquet file ({_one_line(error)})") from error
 
     def _read_parquet(self, columns: list[str], encode: Sequence[str]) -> pa.Table:
-        return pyarrow.parquet.read_table(self._parquet_source(), columns=columns, read_dictionary=list(encode))
+        return arrow_parquet.read_table(self._parquet_source(), columns=columns, read_dictionary=list(encode))
 
     def _read_text(self, columns: list[str], encode: Sequence[str], **parsing) -> pa.Table:
         encoded = pa.dictionary(pa.int32(), pa.string())
         types = {name: encoded if name in encode else pa.string() for name in self.columns}
         with pa.input_stream(str(self.path), compression=self._codec) as stream:
-            return pyarrow.csv.read_csv(
+            return arrow_csv.read_csv(
                 stream,
-                read_options=pa.csv.ReadOptions(block_size=16 << 20, use_threads=not parsing),
-                parse_options=pa.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True, **parsing),
-                convert_options=pa.csv.ConvertOptions(
+                read_options=arrow_csv.ReadOptions(block_size=16 << 20, use_threads=not parsing),
+                parse_options=arrow_csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True, **parsing),
+                convert_options=arrow_csv.ConvertOptions(
                     column_types=types, include_columns=columns, strings_can_be_null=False
                 ),
             )
@@ -224,7 +226,7 @@ def write_table(table: pa.Table, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         if kind == ".parquet":
-            pyarrow.parquet.write_table(table, temporary)
+            arrow_parquet.write_table(table, temporary)
         else:
             _write_text(table, temporary, "," if kind == ".csv" else "\t", codec)
         os.replace(temporary, path)
@@ -236,23 +238,24 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def _write_text(table: pa.Table, path: Path, delimiter: str, codec: str | None) -> None:
-    columns = [_as_text(column) for column in table.columns]
-    options = pa.csv.WriteOptions(delimiter=delimiter, include_header=False)
     with pa.output_stream(str(path), compression=codec) as stream:
         # Arrow would quote every column name.
         header = [_quoted(name, delimiter) for name in table.column_names]
         stream.write((delimiter.join(header) + "\n").encode())
-        pa.csv.write_csv(pa.table(columns, names=table.column_names), stream, options)
+        options = arrow_csv.WriteOptions(delimiter=delimiter, include_header=False)
+        for batch in table.to_batches(max_chunksize=1 << 16):  # dictionaries are decoded piece by piece
+            columns = [_as_text(column) for column in batch.columns]
+            arrow_csv.write_csv(pa.table(columns, names=table.column_names), stream, options)
 
 
 def _quoted(name: str, delimiter: str) -> str:
     return f'"{name.replace(chr(34), chr(34) * 2)}"' if any(c in name for c in f'{delimiter}"\r\n') else name
 
 
-def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _as_text(column: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+        column = column.dictionary_decode()
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         # An empty cell is written as nothing, where Arrow would write "" with its quotes.
-        return pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
+        return compute.if_else(compute.equal(column, ""), pa.scalar(None, column.type), column)
     return column

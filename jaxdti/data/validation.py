@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from jaxdti.config import DataConfig
 from jaxdti.data.features import Molecules, build_store, featurize_smiles
 from jaxdti.data.interactions import DataError, FeatureStore, InteractionTable
 from jaxdti.data.layouts import Column, Piece, label_column, read_layout, read_pairs, read_unlabelled
 from jaxdti.data.sequences import normalise_sequence
+from jaxdti.data.tables import compute
 
 # Kinds of rejection, as counted in the summary.
 EMPTY = "empty cell"
@@ -226,13 +226,13 @@ def _no_labels(piece: Piece) -> Labels:
 def _check_labels(piece: Piece, task: str, required: bool) -> Labels:
     if piece.label is None:
         return _no_labels(piece)
-    text = pc.utf8_trim_whitespace(_label_text(piece.label))
-    number = pc.if_else(pc.match_substring_regex(text, _NUMBER), text, pa.scalar(None, pa.string()))
-    number = pc.replace_substring_regex(number, r"^\+", "").cast(pa.float64()).to_numpy()
+    text = compute.utf8_trim_whitespace(_label_text(piece.label))
+    number = compute.if_else(compute.match_substring_regex(text, _NUMBER), text, pa.scalar(None, pa.string()))
+    number = compute.replace_substring_regex(number, r"^\+", "").cast(pa.float64()).to_numpy()
     with np.errstate(over="ignore"):
         value = number.astype(np.float32)
-    empty = pc.equal(text, "").to_numpy()
-    infinite = pc.match_substring_regex(text, _NOT_FINITE).to_numpy() | np.isinf(value)
+    empty = compute.equal(text, "").to_numpy()
+    infinite = compute.match_substring_regex(text, _NOT_FINITE).to_numpy() | np.isinf(value)
     fault = np.select([empty, infinite, np.isnan(value)], [int(required), 3, 2], 0).astype(np.int8)
     if task == "classification":
         fault[(fault == 0) & ~empty & (number != 0) & (number != 1)] = 4
