@@ -88,14 +88,15 @@ def make_split(
         raise DataError(f"split {kind!r}: choose from {', '.join(KINDS)}")
     rng = np.random.default_rng(seed)
     shares = np.asarray(fractions, np.float64)
+    scaffolds = _row_scaffolds(table) if kind == "scaffold" else None
     if kind == "random":
         part = _assign_pairs(pair_keys(table), shares, rng)
     elif kind == "cold_drug":
         part = _assign(table.drug, shares, rng)
     elif kind == "cold_protein":
         part = _assign(table.protein, shares, rng)
-    elif kind == "scaffold":
-        part = _assign(_row_scaffolds(table), shares, rng)
+    elif scaffolds is not None:
+        part = _assign(scaffolds, shares, rng)
     else:
         # A row is kept when both its sides fall in one part: shares a and b on the sides keep a * b of the rows.
         sides = np.sqrt(shares) / np.sqrt(shares).sum()
@@ -109,7 +110,7 @@ def make_split(
             f"{len(np.unique(table.protein))} proteins) in shares {', '.join(f'{share:g}' for share in shares)}: "
             f"a part is empty ({found}); more data or another split is needed"
         )
-    _verify(table, kind, split)
+    _verify(table, kind, split, scaffolds)
     return split
 
 
@@ -118,7 +119,7 @@ def _row_scaffolds(table: InteractionTable) -> np.ndarray:
     return scaffold_groups(table.drugs[used])[position]
 
 
-def _verify(table: InteractionTable, kind: str, split: Mapping[str, np.ndarray]) -> None:
+def _verify(table: InteractionTable, kind: str, split: Mapping[str, np.ndarray], scaffolds: np.ndarray | None) -> None:
     """A split made here must not leak; if it does, the code is wrong, not the data."""
     rows = np.concatenate(list(split.values()))
     if len(np.unique(rows)) != len(rows) or (kind != "cold_both" and len(rows) != len(table)):
@@ -128,8 +129,7 @@ def _verify(table: InteractionTable, kind: str, split: Mapping[str, np.ndarray])
         proteins = overlap.proteins if kind in ("cold_protein", "cold_both") else 0
         if overlap.pairs or drugs or proteins:
             raise RuntimeError(f"internal error: the {kind} split leaks: {overlap}")
-    if kind == "scaffold":
-        scaffolds = _row_scaffolds(table)
+    if scaffolds is not None:
         distinct = np.concatenate([np.unique(scaffolds[rows]) for rows in split.values()])
         if len(np.unique(distinct)) != len(distinct):
             raise RuntimeError("internal error: the scaffold split shares scaffolds between parts")

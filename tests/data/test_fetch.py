@@ -395,7 +395,7 @@ def test_deepdta_becomes_tables(server, tmp_path, name, monkeypatch):
         ("folds/test_fold_setting1.txt", b"[]", "folds: 3 row numbers found, each of 0 to 3 once expected"),
         ("folds/test_fold_setting1.txt", b"[0]", "folds: 4 row numbers found"),
         ("folds/test_fold_setting1.txt", b"{}", "JSON list expected, dict found"),
-        ("ligands_iso.txt", b"<html>", "ligands_iso.txt: JSON expected"),
+        ("ligands_iso.txt", b"not JSON", "ligands_iso.txt: JSON expected"),
         ("ligands_can.txt", b'{"7": "C", "6": "C"}', "do not belong together"),
     ],
 )
