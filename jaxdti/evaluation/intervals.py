@@ -37,8 +37,7 @@ def bootstrap_interval(
       (low, high). Resamples where the metric is undefined (one class only) are left out; NaN when all are.
 
     Raises:
-      KeyError: unknown metric.
-      ValueError: empty or non-finite input, shapes differ, label not binary where it must be.
+      ValueError: unknown metric, empty or non-finite input, shapes differ, label not binary where it must be.
     """
     label, score = finite_columns(label=label, score=score)
     function = _metric(metric, label)
@@ -121,7 +120,7 @@ INTERVAL_METRICS: dict[str, Metric] = {
 
 def _metric(name: str, label: np.ndarray) -> Metric:
     if name not in INTERVAL_METRICS:
-        raise KeyError(f"metric {name!r} has no bootstrap; choose from {', '.join(INTERVAL_METRICS)}")
+        raise ValueError(f"metric {name!r} has no bootstrap; choose from {', '.join(INTERVAL_METRICS)}")
     if name in ("auroc", "auprc"):
         check_binary(label)
     return INTERVAL_METRICS[name]
