@@ -14,7 +14,7 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # The stamp is written last, so that an interrupted installation is repeated.
 $(INSTALLED): pyproject.toml constraints.txt
