@@ -4,8 +4,8 @@ A drug carries zero to three functional groups and a protein zero to three motif
 pair interacts where a carried group binds a carried motif. Everything else is arranged to carry no information:
 
 * labels are balanced over every drug and every protein that can have both, so neither side alone tells anything;
-* the motifs that a protein does not carry stand in it with their residues in scrambled order, so that its composition
-  is independent of what it carries;
+* the motifs that a protein does not carry stand in it with their two halves exchanged, so that neither its composition
+  nor its short words tell what it carries;
 * drugs wear look-alikes of the groups (an ester for the acid), and motifs have alternative residues in each 3-mer.
 """
 
@@ -109,7 +109,7 @@ class PlantedData:
     clean: np.ndarray  # float32 [N], 0 or 1, by the rule alone
     part: np.ndarray  # str objects [N]: train, validation, test, and target_train in the shifted kind
     truth: PlantedTruth
-    bayes_auroc: float  # of the true P(label = 1 | pair) against the noisy labels of the test pairs
+    bayes_auroc: float  # of the true P(label = 1 | pair) against the noisy test labels; NaN if those are all equal
 
 
 def make_planted(config: PlantedConfig) -> PlantedData:
@@ -206,6 +206,8 @@ def _bayes_auroc(clean: np.ndarray, label: np.ndarray, noise: float) -> float:
     """AUROC of P(label = 1 | pair), which takes two values: (1 + true positive rate - false positive rate) / 2."""
     if noise == 0.5:
         return 0.5  # the posterior is then 0.5 for every pair
+    if label.all() or not label.any():
+        return float("nan")
     return float(0.5 * (1.0 + clean[label].mean() - clean[~label].mean()))
 
 
@@ -338,7 +340,7 @@ def _mutate(rng: np.random.Generator, ancestor: np.ndarray) -> str:
 
 
 def _plant(rng: np.random.Generator, background: str, motifs: list[tuple[str, ...]], has: np.ndarray):
-    """Inserts every motif, in order where ``has``, scrambled elsewhere -> sequence, span of each motif in order."""
+    """Inserts every motif, intact where ``has``, halves exchanged elsewhere -> sequence, span of each intact one."""
     order = rng.permutation(len(motifs))
     cuts = np.sort(rng.integers(0, len(background) + 1, size=len(motifs)))
     pieces: list[str] = []
@@ -347,7 +349,9 @@ def _plant(rng: np.random.Generator, background: str, motifs: list[tuple[str, ..
     for motif, cut in zip(order, cuts, strict=True):
         residues = [letters[rng.integers(len(letters))] for letters in motifs[motif]]
         if not has[motif]:
-            residues = [residues[i] for i in rng.permutation(_MOTIF_LENGTH)]
+            # A free scramble would break the 3-mers too, and tell carriers apart by their similarity.
+            turn = rng.integers(3, _MOTIF_LENGTH - 2)
+            residues = residues[turn:] + residues[:turn]
         pieces += [background[previous:cut], "".join(residues)]
         length += cut - previous
         if has[motif]:
