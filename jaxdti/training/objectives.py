@@ -1,0 +1,86 @@
+"""Losses as pure functions ``(variables, batch, rng, hyper) -> (loss, (batch_stats, metrics))``."""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxdti.config import ModelConfig
+from jaxdti.data.batches import PairBatch, Shape
+from jaxdti.models.drugban import DrugBAN
+from jaxdti.training.features import DeviceFeatures
+
+Objective = Callable[
+    [dict[str, Any], Any, Array, dict[str, Array]], tuple[Array, tuple[chex.ArrayTree, dict[str, Array]]]
+]
+
+
+def binding_loss(logits: Array, labels: Array, mask: Array) -> Array:
+    """Cross-entropy per pair, from the logits, exactly 0 where masked.
+
+    Args:
+      logits: float [B, 1] (sigmoid) or [B, 2] (softmax).
+      labels: float32 [B], 0 or 1; anything, NaN included, where ``mask`` is False.
+      mask: bool [B].
+    """
+    labels = jnp.where(mask, labels, 0.0)  # masking only the result leaves 0 * NaN in the gradient
+    logits = logits.astype(jnp.float32)
+    if logits.shape[-1] == 1:
+        loss = optax.sigmoid_binary_cross_entropy(logits[:, 0], labels)
+    else:
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels.astype(jnp.int32))
+    return jnp.where(mask, loss, 0.0)
+
+
+def affinity_loss(prediction: Array, labels: Array, mask: Array) -> Array:
+    """Squared error per pair, exactly 0 where masked; prediction [B, 1], labels [B], mask bool [B] -> [B]."""
+    return jnp.where(mask, (prediction[:, 0].astype(jnp.float32) - jnp.where(mask, labels, 0.0)) ** 2, 0.0)
+
+
+def masked_mean(x: Array, mask: Array) -> Array:
+    """Mean of x where mask; 0, not NaN, when nothing is selected."""
+    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def pair_objective(
+    config: ModelConfig,
+    task: str,
+    features: DeviceFeatures,
+    shape: Shape,
+    *,
+    class_weights: tuple[float, float] = (1.0, 1.0),
+    label_scale: tuple[float, float] = (0.0, 1.0),
+) -> Objective:
+    """Plain supervised training on pairs.
+
+    Args:
+      class_weights: loss factors of labels 0 and 1.
+      label_scale: (mean, sd) of the training affinities; the network predicts (label - mean) / sd.
+    """
+    model = DrugBAN(config)
+
+    def objective(variables: dict[str, Any], batch: PairBatch, rng: Array, hyper: dict[str, Array]):
+        logits, updates = model.apply(
+            variables,
+            features.drugs(batch.drug, shape),
+            features.proteins(batch.protein, shape),
+            batch.row_mask,
+            hyper["dropout"],
+            train=True,
+            rngs={"dropout": rng},
+            mutable=["batch_stats"],
+        )
+        if task == "classification":
+            loss = binding_loss(logits, batch.label, batch.row_mask)
+            loss = loss * jnp.where(batch.label > 0.5, class_weights[1], class_weights[0])
+        else:
+            mean, sd = label_scale
+            loss = affinity_loss(logits, (batch.label - mean) / sd, batch.row_mask)
+        total = masked_mean(loss, batch.row_mask)
+        return total, (updates["batch_stats"], {"loss": jax.lax.stop_gradient(total)})
+
+    return objective
