@@ -238,7 +238,7 @@ def _draw_drugs(rng: np.random.Generator, family: np.ndarray, shifted: bool):
     smiles: list[str] = []
     atoms: list[dict[int, tuple[int, ...]]] = []
     seen: set[str] = set()
-    for number, groups in zip(family, carried, strict=True):
+    for number, groups in zip(family.tolist(), carried, strict=True):
         rings = _RINGS if not shifted else _RINGS[:half] if number < len(_CORES) // 2 else _RINGS[half:]
         while True:
             molecule = _assemble(rng, _CORES[number], rings, np.flatnonzero(groups))
@@ -316,7 +316,7 @@ def _draw_proteins(rng: np.random.Generator, family: np.ndarray, motifs: list[tu
     sequences: list[str] = []
     spans: list[dict[int, tuple[int, int]]] = []
     seen: set[str] = set()
-    for number, has in zip(family, carried, strict=True):
+    for number, has in zip(family.tolist(), carried, strict=True):
         while True:
             sequence, planted = _plant(rng, _mutate(rng, ancestors[number]), motifs, has)
             found = {m: [x.span() for x in pattern.finditer(sequence)] for m, pattern in enumerate(expressions)}
