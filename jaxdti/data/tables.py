@@ -230,8 +230,8 @@ def write_table(table: pa.Table, path: Path) -> None:
         else:
             _write_text(table, temporary, "," if kind == ".csv" else "\t", codec)
         os.replace(temporary, path)
-    except OSError as error:
-        cause = os.strerror(error.errno) if error.errno else _one_line(error)
+    except (OSError, pa.ArrowNotImplementedError) as error:
+        cause = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else _one_line(error)
         raise DataError(f"{path}: cannot be written ({cause})") from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -242,10 +242,24 @@ def _write_text(table: pa.Table, path: Path, delimiter: str, codec: str | None) 
         # Arrow would quote every column name.
         header = [_quoted(name, delimiter) for name in table.column_names]
         stream.write((delimiter.join(header) + "\n").encode())
-        options = arrow_csv.WriteOptions(delimiter=delimiter, include_header=False)
         for batch in table.to_batches(max_chunksize=1 << 16):  # dictionaries are decoded piece by piece
             columns = [_as_text(column) for column in batch.columns]
-            arrow_csv.write_csv(pa.table(columns, names=table.column_names), stream, options)
+            stream.write(_rows_as_text(pa.table(columns, names=table.column_names), delimiter))
+
+
+def _rows_as_text(table: pa.Table, delimiter: str) -> pa.Buffer:
+    """The lines of a few rows; Arrow quotes either every text or none, and refuses none where one needs it."""
+    try:
+        return _formatted(table, delimiter, "none")
+    except pa.ArrowInvalid:
+        return _formatted(table, delimiter, "needed")
+
+
+def _formatted(table: pa.Table, delimiter: str, quoting_style: str) -> pa.Buffer:
+    lines = pa.BufferOutputStream()
+    options = arrow_csv.WriteOptions(delimiter=delimiter, include_header=False, quoting_style=quoting_style)
+    arrow_csv.write_csv(table, lines, options)
+    return lines.getvalue()
 
 
 def _quoted(name: str, delimiter: str) -> str:

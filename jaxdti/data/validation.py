@@ -339,7 +339,8 @@ def _resolve_repeats(table: InteractionTable, task: str, replicates: str) -> tup
     none = np.zeros((0, 2), object)
     if not len(table):
         return table, 0, none
-    part = np.unique(table.part.astype(str), return_inverse=True)[1]
+    names = {name: number for number, name in enumerate(dict.fromkeys(table.part.tolist()))}
+    part = np.fromiter((names[name] for name in table.part), np.int64, len(table))
     pair = (part * len(table.drugs) + table.drug) * len(table.proteins) + table.protein
     # Within a pair the labelled rows come first, then the order of the file.
     order = np.lexsort([np.isnan(table.label), pair])

@@ -1,0 +1,177 @@
+"""Molecules as integers, against the published featuriser's arrays and RDKit itself."""
+
+import csv
+import subprocess
+import sys
+from io import BytesIO
+from pickle import dump, load
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rdkit import Chem
+
+from jaxdti.data import molecules
+from jaxdti.data.molecules import (
+    ATOM_COLUMNS,
+    ATOM_FEATURES,
+    ELEMENTS,
+    expand_atoms,
+    featurize_batch,
+    featurize_molecule,
+    read_molecule,
+    serve,
+)
+
+ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
+
+
+def test_atoms_and_bonds_equal_the_reference_arrays(reference_dir):
+    arrays = np.load(reference_dir / "drugban_features_row0.npz")
+    with open(reference_dir / "drugban_rows.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 32
+    for i, row in enumerate(rows):
+        _, atoms, bonds = featurize_molecule(row["SMILES"])
+        expected = arrays["atom_features_all32"][i]
+        assert len(atoms) == arrays["num_atoms_all32"][i]
+        np.testing.assert_array_equal(expand_atoms(atoms), expected[: len(atoms), :74], err_msg=row["SMILES"])
+        assert 2 * len(bonds) + len(atoms) + 290 == arrays["num_edges_all32"][i]
+
+
+def test_bonds_join_the_same_atoms_as_the_reference_edges(reference_dir):
+    arrays = np.load(reference_dir / "drugban_features_row0.npz")
+    with open(reference_dir / "drugban_rows.csv", newline="") as file:
+        smiles = next(csv.DictReader(file))["SMILES"]
+    _, _, bonds = featurize_molecule(smiles)
+    directed = 2 * len(bonds)
+    expected = sorted(zip(arrays["edge_src"][:directed].tolist(), arrays["edge_dst"][:directed].tolist(), strict=True))
+    assert sorted(map(tuple, np.concatenate([bonds, bonds[:, ::-1]]).tolist())) == expected
+    # The recorded degree counts two self-loops for each atom.
+    degree = np.bincount(bonds.ravel(), minlength=20) + 2
+    np.testing.assert_array_equal(degree, arrays["in_degree"][:20])
+
+
+@pytest.mark.parametrize(
+    ("smiles", "canonical", "atoms"),
+    [
+        (ASPIRIN, "CC(=O)Oc1ccccc1C(=O)O", 13),
+        ("OC(=O)c1ccccc1OC(C)=O", "CC(=O)Oc1ccccc1C(=O)O", 13),
+        ("[Mg+2]", "[Mg+2]", 1),  # one atom, no bond
+        ("CC(=O)[O-].[Na+]", "CC(=O)[O-].[Na+]", 5),  # a salt: all fragments stay
+        ("[214Pb]", "[214Pb]", 1),
+        (" CCO\n", "CCO", 3),
+        ("C[C@H](N)C(=O)O |r|", "C[C@H](N)C(=O)O", 6),  # extended SMILES
+    ],
+)
+def test_valid_molecules(smiles, canonical, atoms):
+    found, numbers, bonds = featurize_molecule(smiles)
+    assert found == canonical
+    assert numbers.shape == (atoms, len(ATOM_COLUMNS)) and numbers.dtype == np.int8
+    assert bonds.shape[1] == 2 and bonds.dtype == np.int16
+
+
+@pytest.mark.parametrize(
+    ("smiles", "reason"),
+    [
+        ("", "empty SMILES"),
+        ("  ", "empty SMILES"),
+        ("CCX", "not a valid SMILES"),
+        ("C1CC", "not a valid SMILES"),
+        ("C(C)(C)(C)(C)C", "valence"),
+        ("c1cccc1", "kekulize"),
+        ("CC O", "white space"),  # RDKit alone would read ethane
+        ("[CH3+127]", "more than 127"),
+    ],
+)
+def test_unreadable_molecules_say_why(smiles, reason, capfd):
+    with pytest.raises(ValueError, match=f"(?i){reason}"):
+        featurize_molecule(smiles)
+    assert capfd.readouterr() == ("", "")  # RDKit's own log stays silent
+
+
+def test_more_atoms_than_indices_are_refused(monkeypatch):
+    monkeypatch.setattr(molecules, "_MOST_ATOMS", 3)
+    with pytest.raises(ValueError, match="more than 3 atoms"):
+        featurize_molecule("CCCC")
+
+
+def test_columns_of_a_charged_aromatic_and_an_unlisted_atom():
+    columns = {name: i for i, name in enumerate(ATOM_COLUMNS)}
+    _, atoms, _ = featurize_molecule("[Ru+3]")
+    assert atoms[0, columns["element"]] == -1
+    assert atoms[0, columns["formal_charge"]] == 3
+    assert not expand_atoms(atoms)[0, : len(ELEMENTS)].any()
+    _, atoms, bonds = featurize_molecule("c1cc[nH]c1")
+    nitrogen = atoms[atoms[:, columns["element"]] == ELEMENTS.index("N")][0]
+    assert nitrogen[columns["aromatic"]] == 1 and nitrogen[columns["hydrogens"]] == 1
+    assert nitrogen[columns["degree"]] == 2 and len(bonds) == 5
+
+
+def test_expanded_blocks_are_one_hot_or_the_number():
+    atoms = np.array([[2, 10, 0, -2, 3, 4, 1, 0], [-1, -1, -1, 0, 0, -1, 0, -1]], np.int8)
+    expanded = expand_atoms(atoms)
+    assert expanded.shape == (2, 74) == (2, ATOM_FEATURES) and expanded.dtype == np.float32
+    assert {i: v for i, v in enumerate(expanded[0].tolist()) if v} == {
+        2: 1, 53: 1, 54: 1, 61: -2, 62: 3, 67: 1, 68: 1, 69: 1
+    }  # fmt: skip
+    assert not expanded[1].any()
+    assert expand_atoms(np.zeros((0, 8), np.int8)).shape == (0, 74)
+
+
+def test_stereo_twins_share_flat_smiles_and_features():
+    left, right = read_molecule("C[C@H](N)C(=O)O"), read_molecule("C[C@@H](N)C(=O)O")
+    assert left.canonical != right.canonical
+    assert left.flat == right.flat == read_molecule("CC(N)C(=O)O").flat
+    np.testing.assert_array_equal(np.sort(left.atoms, axis=0), np.sort(right.atoms, axis=0))
+
+
+@given(st.randoms(use_true_random=False))
+def test_the_way_a_molecule_is_written_changes_nothing_but_the_order(random):
+    mol = Chem.MolFromSmiles(ASPIRIN)
+    order = list(range(mol.GetNumAtoms()))
+    random.shuffle(order)
+    written = Chem.MolToSmiles(Chem.RenumberAtoms(mol, order), canonical=False)
+    canonical, atoms, bonds = featurize_molecule(written)
+    expected, first, first_bonds = featurize_molecule(ASPIRIN)
+    assert canonical == expected
+
+    def described(atoms, bonds):
+        rows = list(map(tuple, atoms.tolist()))
+        return sorted(rows), sorted(tuple(sorted((rows[a], rows[b]))) for a, b in bonds.tolist())
+
+    assert described(atoms, bonds) == described(first, first_bonds)
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_a_molecule_or_a_value_error(text):
+    try:
+        _, atoms, bonds = featurize_molecule(text)
+    except ValueError:
+        return
+    assert len(atoms) and (not len(bonds) or bonds.max() < len(atoms))
+
+
+def test_batch_keeps_order_and_marks_the_unreadable():
+    batch = featurize_batch(["CCO", "nonsense", "C"])
+    assert batch.canonical == ["CCO", "", "C"]
+    assert [bool(error) for error in batch.error] == [False, True, False]
+    assert batch.atom_counts.tolist() == [3, 0, 1] and batch.bond_counts.tolist() == [2, 0, 0]
+    assert len(batch.atoms) == 4 and len(batch.bonds) == 2
+
+
+def test_worker_answers_until_its_input_ends():
+    requests, replies = BytesIO(), BytesIO()
+    for chunk in (["CCO"], ["C", "CC"]):
+        dump(chunk, requests)
+    requests.seek(0)
+    serve(requests, replies)
+    replies.seek(0)
+    assert load(replies)[0] == ["CCO"]
+    assert load(replies)[0] == ["C", "CC"]
+
+
+def test_worker_script_needs_neither_jax_nor_the_package():
+    code = f"import runpy, sys; runpy.run_path({molecules.__file__!r}); assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
