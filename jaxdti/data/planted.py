@@ -256,10 +256,9 @@ def _draw_drugs(rng: np.random.Generator, family: np.ndarray, shifted: bool):
 
 def _assemble(rng: np.random.Generator, cores: Sequence[str], rings: Sequence[str], groups: np.ndarray) -> Chem.Mol:
     """One molecule: core, linker, second ring, and on the three free points the groups, then decoys."""
-    skeleton = ".".join(options[rng.integers(len(options))] for options in (cores, _LINKERS, rings))
-    fragments = [
-        _GROUPS[group][2].replace("[*]", "[*]" + _SPACERS[rng.integers(len(_SPACERS))]) for group in groups
-    ] + [_DECOYS[rng.integers(len(_DECOYS))] for _ in range(len(_POINTS) - len(groups))]
+    skeleton = ".".join(_pick(rng, options) for options in (cores, _LINKERS, rings))
+    fragments = [_GROUPS[group][2].replace("[*]", "[*]" + _pick(rng, _SPACERS)) for group in groups]
+    fragments += [_pick(rng, _DECOYS) for _ in range(len(_POINTS) - len(groups))]
     for point, which in zip(_POINTS, rng.permutation(len(_POINTS)), strict=True):
         fragment = fragments[which]
         if fragment.startswith("[*]"):
@@ -268,6 +267,10 @@ def _assemble(rng: np.random.Generator, cores: Sequence[str], rings: Sequence[st
             skeleton = skeleton.replace(f"[*:{point}]", fragment)
     molecule = Chem.molzip(Chem.MolFromSmiles(skeleton))
     return Chem.MolFromSmiles(Chem.MolToSmiles(molecule))
+
+
+def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+    return options[int(rng.integers(len(options)))]
 
 
 def _find_groups(molecule: Chem.Mol) -> dict[int, tuple[int, ...]]:
@@ -347,7 +350,7 @@ def _plant(rng: np.random.Generator, background: str, motifs: list[tuple[str, ..
     spans: dict[int, tuple[int, int]] = {}
     previous = length = 0
     for motif, cut in zip(order, cuts, strict=True):
-        residues = [letters[rng.integers(len(letters))] for letters in motifs[motif]]
+        residues = [_pick(rng, letters) for letters in motifs[motif]]
         if not has[motif]:
             # A free scramble would break the 3-mers too, and tell carriers apart by their similarity.
             turn = rng.integers(3, _MOTIF_LENGTH - 2)
