@@ -22,6 +22,7 @@ compute: Any = pyarrow.compute  # its functions are made at run time, where a ty
 
 DELIMITERS = (",", "\t", ";")
 HEADER_BYTES = 1 << 20  # the header line must end within this
+BLOCK_BYTES = 4 << 20  # read at once; each block has its own dictionaries until they are unified
 
 # Usual names, compared without case, white space, underscores, hyphens and dots. The first tier with a hit decides.
 DRUG_NAMES = (
@@ -137,7 +138,7 @@ class TableFile:
         with pa.input_stream(str(self.path), compression=self._codec) as stream:
             return arrow_csv.read_csv(
                 stream,
-                read_options=arrow_csv.ReadOptions(block_size=16 << 20, use_threads=not parsing),
+                read_options=arrow_csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=not parsing),
                 parse_options=arrow_csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True, **parsing),
                 convert_options=arrow_csv.ConvertOptions(
                     column_types=types, include_columns=columns, strings_can_be_null=False

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdti.config import DataConfig
-from jaxdti.data import validation
+from jaxdti.data import tables, validation
 from jaxdti.data.interactions import DataError
 from jaxdti.data.sequences import encode_sequence
 from jaxdti.data.validation import (
@@ -270,6 +270,13 @@ def test_parquet_numbers_booleans_and_missing_values(tmp_path):
         found = load_interactions(DataConfig(max_rejected=0.5), {"table": path}, "classification")
         assert found.table.label.tolist() == kept
         assert [row.row for row in found.report.rejected] == [3, 4]
+
+
+def test_many_blocks_with_dictionaries_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 128)
+    rows = [("C" * (i % 7 + 1), P1[i:] if i % 2 else P2[i:], str(i)) for i in range(12)]
+    found = load(tmp_path, *rows, task="regression")
+    assert triples(found.table) == [(smiles, protein, float(label)) for smiles, protein, label in rows]
 
 
 def test_named_columns(tmp_path):
