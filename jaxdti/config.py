@@ -1,9 +1,24 @@
-"""The one configuration tree: frozen dataclasses, read from YAML, every field overridable on the command line."""
+"""The one configuration tree: frozen dataclasses, read from YAML, every field overridable on the command line.
 
+The text below a field is its help on the command line.
+"""
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jaxdti.config_tree import Leaf, branches_of, build, check_keys, leaves_of, plant, read_yaml, value_of_text
+from jaxdti.data.interactions import DataError
 
 TASKS = ("classification", "regression")
-SPLITS = ("given", "random", "cold_drug", "cold_protein", "cold_both", "scaffold")
+SPLITS = ("random", "cold_drug", "cold_protein", "cold_both", "scaffold")
 POOLS = ("sum", "mean", "sqrt")
 DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("adam", "adamw")
@@ -17,21 +32,29 @@ def _choose(path: str, value: object, choices: tuple) -> None:
 
 
 def _between(path: str, value: float, low: float, high: float = float("inf")) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{path}={value!r}: must lie between {low} and {high}")
+    if not (low <= value <= high and math.isfinite(value)):
+        wanted = f"at least {low}" if math.isinf(high) else f"between {low} and {high}"
+        raise ValueError(f"{path}={value!r}: must be {wanted}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlantedConfig:
     """The embedded synthetic dataset, used when ``data.dataset`` is ``planted``."""
 
-    kind: str = "in_domain"  # in_domain | cold | shifted
-    drugs: int = 1200  # distinct molecules
-    proteins: int = 1500  # distinct sequences
-    pairs: int = 6000  # rows over all parts
-    positive: float = 0.5  # share of positive labels before noise
-    noise: float = 0.03  # probability that a label is flipped
+    kind: str = "in_domain"
+    """in_domain | cold | shifted"""
+    drugs: int = 1200
+    """distinct molecules"""
+    proteins: int = 1500
+    """distinct sequences"""
+    pairs: int = 6000
+    """rows over all parts"""
+    positive: float = 0.5
+    """share of positive labels before noise"""
+    noise: float = 0.03
+    """probability that a label is flipped"""
     seed: int = 0
+    """of the generator"""
 
     def __post_init__(self):
         _choose("data.planted.kind", self.kind, PLANTED_KINDS)
@@ -40,31 +63,51 @@ class PlantedConfig:
         _between("data.planted.pairs", self.pairs, 100, self.drugs * self.proteins)
         _between("data.planted.positive", self.positive, 0.05, 0.95)
         _between("data.planted.noise", self.noise, 0.0, 0.5)
+        _between("data.planted.seed", self.seed, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the pairs come from: a named dataset, three given files, or one table that is split here."""
 
-    dataset: str | None = None  # a name of `jaxdti data list`, such as human/random, or planted
-    train: str | None = None  # given split: path of the training table
-    validation: str | None = None  # given split: path of the validation table
-    test: str | None = None  # given split: path of the test table
-    table: str | None = None  # one table of pairs, split here by `split`
-    drugs: str | None = None  # relational layout: table of drug key and SMILES
-    proteins: str | None = None  # relational layout: table of protein key and sequence
-    drug_column: str | None = None  # found among the usual names when not given
+    dataset: str | None = None
+    """a name of `jaxdti data list`, such as human/random, or planted"""
+    train: str | None = None
+    """given split: path of the training table"""
+    validation: str | None = None
+    """given split: path of the validation table; held out of train when not given"""
+    test: str | None = None
+    """given split: path of the test table"""
+    table: str | None = None
+    """one table of pairs, split here by data.split"""
+    drugs: str | None = None
+    """relational layout: table of drug key and SMILES"""
+    proteins: str | None = None
+    """relational layout: table of protein key and sequence"""
+    drug_column: str | None = None
+    """column of SMILES; found among the usual names when not given"""
     protein_column: str | None = None
+    """column of protein sequences; likewise"""
     label_column: str | None = None
-    split: str = "random"  # random | cold_drug | cold_protein | cold_both | scaffold (for `table`)
-    split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)  # train, validation, test
+    """column of labels; likewise"""
+    split: str = "random"
+    """random | cold_drug | cold_protein | cold_both | scaffold, for data.table"""
+    split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    """shares of train, validation and test"""
     split_seed: int = 0
-    split_file: str | None = None  # reuse the indices that `jaxdti data split` wrote
-    max_atoms: int = 290  # drugs with more heavy atoms are rejected
-    max_residues: int = 1200  # longer proteins are cut at the end
-    max_rejected: float = 0.05  # error when a larger share of the rows is rejected
-    replicates: str = "keep"  # regression, same pair measured again: keep | mean
-    cache_dir: str | None = None  # features; default: the user cache directory
+    """of the split"""
+    split_file: str | None = None
+    """reuse the indices that `jaxdti data split` wrote"""
+    max_atoms: int = 290
+    """drugs with more heavy atoms are rejected"""
+    max_residues: int = 1200
+    """longer proteins are cut at the end"""
+    max_rejected: float = 0.05
+    """error when a larger share of the rows is rejected"""
+    replicates: str = "keep"
+    """regression, same pair measured again: keep | mean"""
+    cache_dir: str | None = None
+    """features; default: the user cache directory"""
     planted: PlantedConfig = field(default_factory=PlantedConfig)
 
     def __post_init__(self):
@@ -73,27 +116,42 @@ class DataConfig:
         _between("data.max_atoms", self.max_atoms, 1, 1000)
         _between("data.max_residues", self.max_residues, 9, 10_000)
         _between("data.max_rejected", self.max_rejected, 0.0, 1.0)
-        if len(self.split_fractions) != 3 or abs(sum(self.split_fractions) - 1) > 1e-6 or min(self.split_fractions) < 0:
-            raise ValueError(f"data.split_fractions={self.split_fractions!r}: three shares that sum to 1 are expected")
+        _between("data.split_seed", self.split_seed, 0)
+        shares = self.split_fractions
+        if len(shares) != 3 or not (abs(sum(shares) - 1) <= 1e-6 and min(shares) >= 0):
+            raise ValueError(f"data.split_fractions={shares!r}: three shares that sum to 1 are expected")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """DrugBAN's architecture; the defaults are the paper's sizes."""
 
-    drug_features: int = 128  # width of the molecular GCN
+    drug_features: int = 128
+    """width of the molecular GCN"""
     drug_layers: int = 3
-    protein_features: int = 128  # width of the protein CNN
+    """graph convolutions"""
+    protein_features: int = 128
+    """width of the protein CNN"""
     protein_kernels: tuple[int, ...] = (3, 6, 9)
-    joint_features: int = 256  # width of the pooled pair vector
-    pool_size: int = 3  # sum-pooling window after the attention; the attention's rank is joint * pool
+    """residues that each convolution sees"""
+    joint_features: int = 256
+    """width of the pooled pair vector"""
+    pool_size: int = 3
+    """sum-pooling window after the attention; the attention's rank is joint_features * pool_size"""
     heads: int = 2
+    """attention heads"""
     decoder_features: tuple[int, ...] = (512, 512, 128)
-    logits: int = 1  # 1, or 2 with score = logit[1] - logit[0]
-    pool: str = "sqrt"  # joint vector divided by 1 (sum), atoms * residues (mean) or their square root (sqrt)
-    dropout: float = 0.2  # on the inputs of the two attention projections
-    dtype: str = "float32"  # compute dtype: float32 | bfloat16; parameters and reductions stay float32
-    reference: bool = False  # reproduce the published code, faults included, to check numbers against its weights
+    """widths of the decoder"""
+    logits: int = 1
+    """1, or 2 with score = logit[1] - logit[0]"""
+    pool: str = "sqrt"
+    """joint vector divided by 1 (sum), atoms * residues (mean) or their square root (sqrt)"""
+    dropout: float = 0.2
+    """on the inputs of the two attention projections"""
+    dtype: str = "float32"
+    """compute dtype: float32 | bfloat16; parameters and reductions stay float32"""
+    reference: bool = False
+    """reproduce the published code, faults included, to check numbers against its weights"""
 
     def __post_init__(self):
         _choose("model.pool", self.pool, POOLS)
@@ -102,48 +160,83 @@ class ModelConfig:
         _between("model.dropout", self.dropout, 0.0, 0.95)
         for name in ("drug_features", "drug_layers", "protein_features", "joint_features", "pool_size", "heads"):
             _between(f"model.{name}", getattr(self, name), 1)
+        for name in ("protein_kernels", "decoder_features"):
+            values = getattr(self, name)
+            if not values or min(values) < 1:
+                raise ValueError(f"model.{name}={values!r}: one or more whole numbers above 0 are expected")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
+    """Optimiser, length and order of the training."""
+
     epochs: int = 100
-    batch_size: int = 64  # pairs a step
+    """passes over the training part"""
+    batch_size: int = 64
+    """pairs a step"""
     learning_rate: float = 5e-5
-    optimizer: str = "adam"  # adam | adamw
-    weight_decay: float = 0.0  # decoupled, with adamw
-    schedule: str = "constant"  # constant | cosine (to zero at the last step)
-    warmup_epochs: float = 0.0  # linear warm-up from zero
-    clip_norm: float | None = None  # global gradient norm
-    class_weight: bool = False  # weight classes inversely to their frequency in train
-    patience: int | None = None  # stop after so many epochs without a better validation score
+    """of the optimiser, after the warm-up"""
+    optimizer: str = "adam"
+    """adam | adamw"""
+    weight_decay: float = 0.0
+    """decoupled, with adamw"""
+    schedule: str = "constant"
+    """constant | cosine (to zero at the last step)"""
+    warmup_epochs: float = 0.0
+    """linear warm-up from zero"""
+    clip_norm: float | None = None
+    """largest global gradient norm"""
+    class_weight: bool = False
+    """weight classes inversely to their frequency in train"""
+    patience: int | None = None
+    """stop after so many epochs without a better validation score"""
     seed: int = 0
-    buckets: int = 6  # distinct batch shapes at most
-    chunk_steps: int = 16  # steps between two contacts with the host
+    """of the initial weights, the order of the pairs and the dropout"""
+    buckets: int = 6
+    """distinct batch shapes at most"""
+    chunk_steps: int = 16
+    """steps between two contacts with the host"""
 
     def __post_init__(self):
         _choose("training.optimizer", self.optimizer, OPTIMIZERS)
         _choose("training.schedule", self.schedule, SCHEDULES)
         for name in ("epochs", "batch_size", "buckets", "chunk_steps"):
             _between(f"training.{name}", getattr(self, name), 1)
-        for name in ("learning_rate", "weight_decay", "warmup_epochs"):
-            _between(f"training.{name}", getattr(self, name), 0.0)
+        for name in ("learning_rate", "weight_decay", "warmup_epochs", "seed"):
+            _between(f"training.{name}", getattr(self, name), 0)
+        if self.patience is not None:
+            _between("training.patience", self.patience, 1)
+        if self.clip_norm is not None and not (0 < self.clip_norm < math.inf):
+            raise ValueError(f"training.clip_norm={self.clip_norm!r}: must be above 0")
         if self.weight_decay and self.optimizer != "adamw":
-            raise ValueError("training.weight_decay needs training.optimizer=adamw")
+            raise ValueError(
+                f"training.weight_decay={self.weight_decay!r} needs training.optimizer=adamw, found {self.optimizer}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputConfig:
-    directory: str | None = None  # run directory; default: runs/<config name>
-    baselines: bool = True  # score the similarity and scikit-learn baselines on the same split
+    """What is written, and where."""
+
+    directory: str | None = None
+    """run directory; default: runs/<config name>"""
+    baselines: bool = True
+    """score the similarity and scikit-learn baselines on the same split"""
     tensorboard: bool = True
-    bootstrap: int = 1000  # resamples for the 95 % intervals
+    """write TensorBoard events"""
+    bootstrap: int = 1000
+    """resamples for the 95 % intervals; 0 = no interval"""
+
+    def __post_init__(self):
+        _between("output.bootstrap", self.bootstrap, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """The whole tree. YAML files in ``configs/`` hold exactly these keys."""
 
-    task: str = "classification"  # classification | regression
+    task: str = "classification"
+    """classification | regression"""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -152,4 +245,78 @@ class Config:
     def __post_init__(self):
         _choose("task", self.task, TASKS)
         if self.task == "regression" and self.model.logits != 1:
-            raise ValueError("model.logits=2 is a classification head; regression needs model.logits=1")
+            raise ValueError(
+                f"model.logits={self.model.logits} is a classification head; task=regression needs model.logits=1"
+            )
+
+
+@functools.cache
+def config_fields() -> dict[str, Leaf]:
+    """The leaves of the tree by path, such as ``training.epochs``, in the order of the classes."""
+    return leaves_of(Config)
+
+
+@functools.cache
+def config_sections() -> dict[str, str]:
+    """The branches of the tree by path, such as ``data.planted``, with the first line of their description."""
+    return branches_of(Config)
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a YAML file, or the default one, with some fields set anew.
+
+    Args:
+      path: YAML file with the keys of ``Config``; None for the defaults.
+      overrides: flags as on the command line, such as ``--training.epochs=30`` (with or without the dashes).
+
+    Raises:
+      DataError: no such file, not YAML, an unknown or repeated key, or a value of the wrong type or size.
+    """
+    source = str(path) if path else ""
+    tree = read_yaml(path) if path else {}
+    check_keys(Config, tree, source)
+    for override in overrides:
+        key, equals, text = override.removeprefix("--").partition("=")
+        check_keys(Config, plant({}, key, None), "the overrides")
+        if key not in config_fields() or not equals:
+            raise DataError(f"override {override!r}: KEY=VALUE is expected, such as training.epochs=30")
+        plant(tree, key, value_of_text(config_fields()[key].kind, text, key))
+    return config_from_dict(tree, f"{source} with the overrides" if path and overrides else source)
+
+
+def config_from_dict(mapping: Mapping[str, Any], source: str = "") -> Config:
+    """Builds the tree from nested mappings; what is left out keeps its default.
+
+    Args:
+      mapping: as ``config_to_dict`` gives it, or a part of that.
+      source: where it comes from, for messages.
+
+    Raises:
+      DataError: an unknown key, or a value of the wrong type or size; the message names the key and the value.
+    """
+    check_keys(Config, mapping, source)
+    try:
+        return build(Config, mapping)
+    except ValueError as error:
+        raise DataError(f"{source}: {error}" if source else str(error)) from error
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """Nested plain dictionaries and lists, ready for YAML or JSON."""
+    return _plain(dataclasses.asdict(config))
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Writes every field as YAML for ``load_config``; the file appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(yaml.safe_dump(config_to_dict(config), sort_keys=False), encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
