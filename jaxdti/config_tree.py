@@ -170,9 +170,8 @@ def _check_keys(root: type, kind: type, mapping: Any, prefix: str, source: str) 
     names = [item.name for item in dataclasses.fields(kind)]
     if not isinstance(mapping, Mapping):
         where = f"{source}: " if source else ""
-        raise DataError(
-            f"{where}{prefix.rstrip('.')}={mapping!r}: a mapping with keys of {', '.join(names)} is expected"
-        )
+        path = prefix.rstrip(".")
+        raise DataError(f"{where}{path}={mapping!r}: a section is expected, with keys such as {prefix}{names[0]}")
     hints = typing.get_type_hints(kind)
     for name, value in mapping.items():
         if name not in names:

@@ -1,0 +1,319 @@
+"""The command line: arguments in, one call of a public function, results printed.
+
+Nothing heavy is imported here, so that help and errors come at once; the commands import what they need.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jaxdti import __version__, commands, commands_data
+from jaxdti.config import SPLITS, TASKS, config_fields, config_sections
+from jaxdti.config_tree import describe_type, nearest
+from jaxdti.data.interactions import DataError
+
+USAGE_ERROR = 2  # also for input that the user has to mend
+INTERRUPTED = 130  # 128 + SIGINT
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+ALIASES = {
+    "training.epochs": "--epochs",
+    "training.batch_size": "--batch-size",
+    "training.seed": "--seed",
+    "training.learning_rate": "--learning-rate",
+    "output.directory": "--output",
+}
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code; without arguments prints the help and returns 2."""
+    try:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return code
+    except DataError as error:
+        print(f"jaxdti: error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("jaxdti: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has left. Nothing may be flushed into the closed pipe when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def _run(arguments: list[str]) -> int:
+    parsers = make_parsers()
+    words = next((size for size in (2, 1) if " ".join(arguments[:size]) in parsers and len(arguments) >= size), 0)
+    parser = parsers[" ".join(arguments[:words])]
+    command: Command | None = parser.get_default("command")
+    if command is None:  # a group of commands
+        if len(arguments) == words:
+            parser.print_help(sys.stderr)
+            return USAGE_ERROR
+        parser.parse_args(arguments[words:])  # ends with the help, the version, or an error
+        raise AssertionError("a group of commands parsed without a command")
+    # Intermixed, as `predict RUN --output SCORES TABLE` would otherwise lose its optional TABLE.
+    return command(parser.parse_intermixed_args(arguments[words:]))
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises DataError instead of leaving, with the nearest option for an unknown one; no abbreviations."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        if match := re.match(r"unrecognized arguments: (--[^\s=]+)", message):
+            near = nearest(match[1].lstrip("-"), [text.lstrip("-") for text in self._option_string_actions])
+            message = f"unknown option {match[1]}" + (f"; did you mean --{near}?" if near else "")
+        elif match := re.match(r"argument COMMAND: invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            known = match[2].replace("'", "").split(", ")
+            near = nearest(match[1], known)
+            hint = f"did you mean {near}?" if near else f"choose from {', '.join(known)}"
+            message = f"unknown command {match[1]!r}; {hint}"
+        raise DataError(f"{message} (see `{self.prog} --help`)")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps descriptions and examples as they are written; more room for the names of options."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=34, width=min(shutil.get_terminal_size().columns, 110))
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """`--training.epochs, --epochs N`: the metavar once."""
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        return f"{', '.join(action.option_strings)} {self._format_args(action, (action.dest or '').upper())}"
+
+
+def make_parsers() -> dict[str, Parser]:
+    """The parser of each command by its words, such as "data split"; those of groups under "" and "data"."""
+    root = Parser(
+        prog="jaxdti",
+        description="Drug-protein interactions: from a table of SMILES, sequences and labels to a trained,\n"
+        "evaluated model that scores new pairs.",
+        epilog="first steps:\n"
+        "  jaxdti train configs/drugban_demo.yaml --output runs/demo\n"
+        '  jaxdti predict runs/demo --smiles "CC(=O)Oc1ccccc1C(=O)O" --sequence MKTAYIAKQRQISFVKSHFSRQ\n'
+        "\nEach command explains itself: jaxdti COMMAND --help",
+    )
+    root.add_argument("--version", action="version", version=f"jaxdti {__version__}")
+    group = root.add_subparsers(title="commands", metavar="COMMAND", dest="COMMAND")
+    parsers = {"": root}
+
+    def add(words: str, command: Command | None, summary: str, description: str, example: str, **settings) -> Parser:
+        parent = data if words.startswith("data ") else group
+        parsers[words] = parent.add_parser(
+            words.split()[-1],
+            help=summary,
+            description=description,
+            epilog=f"example:\n  {example}" if example else None,
+            prog=f"jaxdti {words}",
+            **settings,
+        )
+        parsers[words].set_defaults(command=command)
+        return parsers[words]
+
+    _train_options(add)
+    _evaluate_options(add)
+    _predict_options(add)
+    _import_options(add)
+    _baselines_options(add)
+    parser = add(
+        "data", None, "list, fetch, inspect and split datasets", "The published datasets, and tables of your own.", ""
+    )
+    data = parser.add_subparsers(title="commands", metavar="COMMAND", dest="COMMAND")
+    _data_options(add)
+    return parsers
+
+
+def _train_options(add: Callable[..., Parser]) -> None:
+    parser = add(
+        "train",
+        commands.train,
+        "train and evaluate a model",
+        "Train a model as CONFIG says, and evaluate it on the test part beside simple baselines.\n"
+        "Every key of the configuration is a flag; a flag wins over CONFIG, and CONFIG over the default.",
+        "jaxdti train configs/drugban_human_random.yaml --epochs 5 --output runs/short\n"
+        "  jaxdti train --data.table pairs.csv --data.split cold_drug --output runs/mine\n"
+        "  jaxdti train --resume runs/short",
+        usage="jaxdti train CONFIG [--output RUN] [--overwrite] [--KEY VALUE ...]\n       jaxdti train --resume RUN",
+    )
+    parser.add_argument("config", metavar="CONFIG", nargs="?", type=Path, help="YAML file, see configs/")
+    run = parser.add_argument_group("run")
+    run.add_argument("--resume", metavar="RUN", type=Path, help="continue an interrupted run; takes no other argument")
+    run.add_argument("--overwrite", action="store_true", help="replace the run directory if it is there")
+    _add_config_options(parser, "")
+
+
+def _evaluate_options(add: Callable[..., Parser]) -> None:
+    parser = add(
+        "evaluate",
+        commands.evaluate,
+        "measure a trained model on a labelled table",
+        "Score the labelled pairs of TABLE with a trained RUN and print the metrics.\n"
+        "Writes the metrics (JSON) and the scores, named after TABLE.",
+        "jaxdti evaluate runs/human_random pairs.csv --output results",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="directory written by `jaxdti train` or `jaxdti import`")
+    parser.add_argument("table", metavar="TABLE", type=Path, help="CSV, TSV or Parquet with SMILES, sequence and label")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="where to write (default: the current directory)")
+    _add_column_options(parser, label=True)
+    parser.add_argument(
+        "--max-rejected", metavar="SHARE", type=float, help="error when a larger share of the rows is rejected"
+    )
+
+
+def _predict_options(add: Callable[..., Parser]) -> None:
+    parser = add(
+        "predict",
+        commands.predict,
+        "score the pairs of a table, or one pair",
+        "Score the pairs of TABLE with a trained RUN: one output row per input row, in order, all columns kept.\n"
+        "SCORES gains `score`, `probability` (classification) and `error` (why a row has no score).",
+        "jaxdti predict runs/human_random pairs.csv --output scores.csv\n"
+        '  jaxdti predict runs/human_random --smiles "CCO" --sequence MKTAYIAKQRQISFVKSHFSRQ',
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="directory written by `jaxdti train` or `jaxdti import`")
+    parser.add_argument("table", metavar="TABLE", nargs="?", type=Path, help="CSV, TSV or Parquet")
+    parser.add_argument("--output", metavar="SCORES", type=Path, help="CSV, TSV (also .gz, .zst) or Parquet")
+    _add_column_options(parser, label=False)
+    pair = parser.add_argument_group("one pair instead of a table")
+    pair.add_argument("--smiles", metavar="SMILES", help="of the drug")
+    pair.add_argument("--sequence", metavar="SEQUENCE", help="of the protein")
+
+
+def _import_options(add: Callable[..., Parser]) -> None:
+    parser = add(
+        "import",
+        commands.import_weights,
+        "turn published DrugBAN weights into a run",
+        "Convert published PyTorch weights of DrugBAN into a run that predicts and evaluates.\n"
+        "Reads .npz, and .pth when torch is installed; unknown or missing names are refused.",
+        "jaxdti import best_model.pth --output runs/published",
+    )
+    parser.add_argument("weights", metavar="WEIGHTS", type=Path, help=".npz, or .pth when torch is installed")
+    parser.add_argument("--output", metavar="RUN", type=Path, required=True, help="run directory to write")
+
+
+def _baselines_options(add: Callable[..., Parser]) -> None:
+    parser = add(
+        "baselines",
+        commands.baselines,
+        "score simple models on a dataset",
+        "Fit similarity scores, a random forest and a linear model, and print their test metrics.\n"
+        "The data are a dataset of `jaxdti data list`, given files, or a table that is split here.",
+        "jaxdti baselines human/random\n"
+        "  jaxdti baselines --data.table pairs.csv --data.split cold_drug --output baselines.json",
+        usage="jaxdti baselines [NAME] [--task TASK] [--data.KEY VALUE ...] [--output FILE.json]",
+    )
+    parser.add_argument("name", metavar="NAME", nargs="?", help="a dataset, such as human/random or planted")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="write the metrics as JSON")
+    _add_config_options(parser, "data")
+
+
+def _data_options(add: Callable[..., Parser]) -> None:
+    add(
+        "data list",
+        commands_data.list_,
+        "show the named datasets",
+        "Show the named datasets: task, rows, and where they are or how to get them.\n"
+        "They are looked for under JAXDTI_DATA and in the user cache.",
+        "JAXDTI_DATA=path/to/data jaxdti data list",
+    )
+    parser = add(
+        "data fetch",
+        commands_data.fetch,
+        "download a named dataset",
+        "Download a dataset that has public files; a broken download is continued when repeated.\n"
+        "The content is checked by SHA-256 before a file gets its name.",
+        "jaxdti data fetch human/random",
+    )
+    parser.add_argument("name", metavar="NAME", help="see `jaxdti data list`")
+    parser.add_argument("--to", metavar="DIR", type=Path, help="data folder (default: in the user cache)")
+
+    parser = add(
+        "data inspect",
+        commands_data.inspect,
+        "check tables and show what is in them",
+        "Read and check a named dataset, or tables of your own, and show sizes, labels, lengths and rejected rows.\n"
+        "Of several tables (train, validation, test) it also shows what they share.",
+        "jaxdti data inspect train.csv test.csv --rejected rejected.csv",
+    )
+    parser.add_argument("sources", metavar="NAME|TABLE", nargs="+", help="a named dataset, or one or more tables")
+    _add_reading_options(parser)
+    parser.add_argument("--rejected", metavar="FILE", type=Path, help="write the rejected rows as CSV")
+
+    parser = add(
+        "data split",
+        commands_data.split,
+        "split a table and keep the row indices",
+        "Split a table into train, validation and test, and write the row indices for --data.split_file.\n"
+        "No pair (or drug, protein, scaffold, as --kind says) stands in two parts.",
+        "jaxdti data split pairs.csv --kind cold_drug --fractions 0.7 0.1 0.2 --seed 0 --output split.json\n"
+        "  jaxdti train --data.table pairs.csv --data.split_file split.json --output runs/mine",
+    )
+    parser.add_argument("source", metavar="TABLE|NAME", help="a table, or a named dataset without a published split")
+    parser.add_argument("--kind", choices=SPLITS, default="random", help="what is kept apart (default: random)")
+    parser.add_argument(
+        "--fractions",
+        metavar=("TRAIN", "VALIDATION", "TEST"),
+        nargs=3,
+        type=float,
+        default=(0.7, 0.1, 0.2),
+        help="shares of the rows (default: 0.7 0.1 0.2)",
+    )
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the split (default: 0)")
+    parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="JSON file to write")
+    _add_reading_options(parser)
+
+
+def _add_column_options(parser: argparse._ActionsContainer, label: bool) -> None:
+    columns = parser.add_argument_group("columns (found among the usual names when not given)")
+    columns.add_argument("--drug-column", metavar="NAME", help="column of SMILES")
+    columns.add_argument("--protein-column", metavar="NAME", help="column of protein sequences")
+    if label:
+        columns.add_argument("--label-column", metavar="NAME", help="column of labels")
+    sides = parser.add_argument_group("relational layout (TABLE holds keys)")
+    sides.add_argument("--drugs", metavar="TABLE", type=Path, help="table of drug key and SMILES")
+    sides.add_argument("--proteins", metavar="TABLE", type=Path, help="table of protein key and sequence")
+
+
+def _add_reading_options(parser: Parser) -> None:
+    parser.add_argument("--task", choices=TASKS, help="of the labels (default: classification, or the dataset's)")
+    _add_column_options(parser, label=True)
+
+
+def _add_config_options(parser: Parser, only: str) -> None:
+    """A flag for each key of the configuration, grouped by section; ``only`` limits them to ``task`` and a section."""
+    groups = {"": parser.add_argument_group("task")}
+    for path, description in config_sections().items():
+        if not only or f"{path}.".startswith(f"{only}."):
+            groups[path] = parser.add_argument_group(path, description)
+    for path, leaf in config_fields().items():
+        section, _, name = path.rpartition(".")
+        if section in groups:
+            default = ",".join(map(str, leaf.default)) if isinstance(leaf.default, tuple) else leaf.default
+            default = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
+            groups[section].add_argument(
+                f"--{path}",
+                *([ALIASES[path]] if path in ALIASES and not only else []),
+                dest=path,
+                metavar=name.upper(),
+                default=argparse.SUPPRESS,
+                help=f"{leaf.help} ({describe_type(leaf.kind)}; default {default})".replace("%", "%%"),
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""The commands that train, evaluate, predict, import and compare: each calls one public function."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxdti.config import config_fields, load_config
+from jaxdti.data.interactions import DataError
+
+NON_FINITE = 3
+
+
+def train(options: argparse.Namespace) -> int:
+    """`jaxdti train CONFIG [--output RUN]` and `jaxdti train --resume RUN`."""
+    overrides = _overrides(options)
+    if options.resume:
+        if options.config or options.overwrite or overrides:
+            raise DataError("--resume RUN takes everything from the run; leave out CONFIG and the other flags")
+        return _guarded_train(options.resume, resuming=True)
+    if not options.config and not any(override.startswith("data.") for override in overrides):
+        raise DataError(
+            "CONFIG is missing: name a YAML file such as configs/drugban_demo.yaml, or set --data.dataset, "
+            "--data.train and --data.test, or --data.table"
+        )
+    config = load_config(options.config, overrides)
+    if not options.config and not config.output.directory:
+        raise DataError("--output RUN is missing; without CONFIG the run has no name of its own")
+    output = Path(config.output.directory or Path("runs") / options.config.stem)
+    with listing_rejected(output.with_name(f"{output.name}.rejected.csv")):
+        return _guarded_train(output, config=config, overwrite=options.overwrite)
+
+
+def _guarded_train(run: Path, *, resuming: bool = False, **settings: Any) -> int:
+    from jaxdti.training import run as training
+
+    try:
+        if resuming:
+            training.resume(run)
+        else:
+            training.train(settings["config"], run, overwrite=settings["overwrite"])
+    except training.Interrupted as stop:
+        print(f"saved; continue with: jaxdti train --resume {run}", file=sys.stderr)
+        return 128 + stop.signal
+    except training.NonFiniteLoss as error:
+        print(f"jaxdti: error: {error}", file=sys.stderr)
+        return NON_FINITE
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """`jaxdti evaluate RUN TABLE [--output DIR]`."""
+    from jaxdti.inference.evaluate import evaluate as evaluate_run
+
+    settings = _given(options, "drug_column", "protein_column", "label_column", "drugs", "proteins", "max_rejected")
+    with listing_rejected((options.output or Path()) / "rejected.csv"):
+        evaluate_run(options.run, options.table, options.output, **settings)
+    return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    """`jaxdti predict RUN TABLE --output SCORES` and `jaxdti predict RUN --smiles SMILES --sequence SEQUENCE`."""
+    if options.smiles is not None or options.sequence is not None:
+        return _predict_pair(options)
+    if options.table is None or options.output is None:
+        raise DataError("predict needs TABLE and --output SCORES, or --smiles SMILES and --sequence SEQUENCE")
+    from jaxdti.data.tables import check_output, write_table
+
+    check_output(options.output)
+    _check_place(options.output)
+    if options.output.exists() and options.table.exists() and options.output.samefile(options.table):
+        raise DataError(f"{options.output}: SCORES would overwrite TABLE; give another name")
+    from jaxdti.inference.predict import predict as predict_run
+
+    settings = _given(options, "drug_column", "protein_column", "drugs", "proteins")
+    scores = predict_run(options.run, options.table, **settings)
+    write_table(scores, options.output)
+    invalid = sum(map(bool, scores["error"].to_pylist()))
+    unscored = f", {invalid:,} without a score (see the column error)" if invalid else ""
+    print(f"{scores.num_rows:,} rows{unscored}; written to {options.output}")
+    return 0
+
+
+def _predict_pair(options: argparse.Namespace) -> int:
+    if options.smiles is None or options.sequence is None:
+        raise DataError("one pair needs both --smiles and --sequence")
+    if surplus := _given(options, "table", "output", "drug_column", "protein_column", "drugs", "proteins"):
+        names = ", ".join(f"--{name.replace('_', '-')}" if name != "table" else "TABLE" for name in surplus)
+        raise DataError(f"--smiles and --sequence score one pair and print it; leave out {names}")
+    import pyarrow as pa
+
+    from jaxdti.inference.predict import predict as predict_run
+
+    pair = pa.table({"SMILES": [options.smiles], "Protein": [options.sequence]})
+    row = predict_run(options.run, pair).to_pylist()[0]
+    if row["error"]:
+        raise DataError(row["error"])
+    for name in ("score", "probability"):
+        if row.get(name) is not None:
+            print(f"{name} {row[name]:.6g}")
+    return 0
+
+
+def import_weights(options: argparse.Namespace) -> int:
+    """`jaxdti import WEIGHTS --output RUN`."""
+    from jaxdti.interop.importing import import_weights as import_run
+
+    import_run(options.weights, options.output)
+    print(f"written to {options.output}")
+    return 0
+
+
+def baselines(options: argparse.Namespace) -> int:
+    """`jaxdti baselines NAME`, or with the flags of the section ``data``."""
+    overrides = _overrides(options)
+    if options.name:
+        overrides = _named(options.name, overrides)
+    config = load_config(None, overrides)
+    if options.output:
+        _check_place(options.output)
+    from jaxdti.data.load import load_data
+
+    with listing_rejected((options.output.parent if options.output else Path()) / "rejected.csv"):
+        data = load_data(config.data, config.task)
+    for line in data.lines:
+        print(line)
+    from jaxdti.data.named import write_json
+    from jaxdti.evaluation.baselines import baseline_table, evaluate_baselines
+    from jaxdti.evaluation.evaluation import json_ready
+
+    results = evaluate_baselines(
+        data.table,
+        data.parts["train"],
+        data.parts["validation"],
+        data.parts["test"],
+        task=config.task,
+        bootstrap=config.output.bootstrap,
+        progress=lambda name, seconds: print(f"{name}: {seconds:.1f} s", file=sys.stderr),
+    )
+    print_table("baselines on the test part", baseline_table(results, config.task))
+    if data.ceiling is not None:
+        print(f"Bayes ceiling: test AUROC {data.ceiling:.3f}")
+    if options.output:
+        write_json(options.output, json_ready(results))
+        print(f"written to {options.output}")
+    return 0
+
+
+def _named(name: str, overrides: list[str]) -> list[str]:
+    """The flags with a named dataset; its task unless another is given."""
+    from jaxdti.data.named import EMBEDDED, get_dataset
+
+    if conflict := [text for text in overrides if text.startswith(("data.dataset=", "data.train=", "data.table="))]:
+        raise DataError(f"NAME and --{conflict[0].partition('=')[0]} both name the data; leave out one")
+    task = "classification" if name == EMBEDDED else get_dataset(name).task
+    return [f"data.dataset={name}", f"task={task}", *overrides]
+
+
+@contextlib.contextmanager
+def listing_rejected(path: Path) -> Iterator[None]:
+    """Writes the rejected rows to ``path`` when there are too many of them, and names it in the error."""
+    from jaxdti.data.validation import TooManyRejected
+
+    try:
+        yield
+    except TooManyRejected as error:
+        try:
+            error.report.write_rejected(path)
+        except OSError as failure:
+            raise DataError(f"{error}; the list {path} cannot be written ({failure.strerror})") from error
+        raise DataError(f"{error}; all of them are listed in {path}") from error
+
+
+def print_table(title: str, rows: Sequence[tuple[str, ...]]) -> None:
+    """Prints rows of text, the header first: a drawn table on a terminal, aligned columns elsewhere."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*rows[0], title=title)
+        for row in rows[1:]:
+            table.add_row(*row)
+        Console(highlight=False, markup=False).print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print(title)
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
+    """The flags of the configuration that were given, as KEY=VALUE."""
+    return [f"{path}={value}" for path, value in vars(options).items() if path in config_fields()]
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def _check_place(path: Path) -> None:
+    """Before the long work: the folder of an output file must be there."""
+    if not path.parent.is_dir():
+        raise DataError(f"{path}: the folder {path.parent} does not exist")
