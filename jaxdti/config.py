@@ -194,14 +194,16 @@ class TrainingConfig:
     """of the initial weights, the order of the pairs and the dropout"""
     buckets: int = 6
     """distinct batch shapes at most"""
-    chunk_steps: int = 16
-    """steps between two contacts with the host"""
+    chunk_steps: int | None = None
+    """steps of one program call; default: 1 on CPU, 16 on accelerators"""
 
     def __post_init__(self):
         _choose("training.optimizer", self.optimizer, OPTIMIZERS)
         _choose("training.schedule", self.schedule, SCHEDULES)
-        for name in ("epochs", "batch_size", "buckets", "chunk_steps"):
+        for name in ("epochs", "batch_size", "buckets"):
             _between(f"training.{name}", getattr(self, name), 1)
+        if self.chunk_steps is not None:
+            _between("training.chunk_steps", self.chunk_steps, 1)
         for name in ("learning_rate", "weight_decay", "warmup_epochs", "seed"):
             _between(f"training.{name}", getattr(self, name), 0)
         if self.patience is not None:

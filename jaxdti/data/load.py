@@ -48,7 +48,8 @@ def load_data(data: DataConfig, task: str) -> Dataset:
     if data.table:
         return _split_here(data, task, Path(data.table))
     raise DataError(
-        "no data named: set data.dataset (see `jaxdti data list`), or data.train, data.validation and data.test, or data.table"
+        "no data named: set data.dataset (see `jaxdti data list`), or data.train, data.validation and data.test, "
+        "or data.table"
     )
 
 
@@ -101,7 +102,9 @@ def _with_parts(table: InteractionTable, store: FeatureStore, report: ReadReport
         lines.append(f"no validation part is given: {_HELD_OUT:.0%} of the pairs of train are held out")
     _need_parts(parts)
     parts = {part: parts[part] for part in PARTS}
-    return Dataset(table=table, store=store, parts=parts, report=report, lines=lines + leak_report(table, parts).lines())
+    return Dataset(
+        table=table, store=store, parts=parts, report=report, lines=lines + leak_report(table, parts).lines()
+    )
 
 
 def _split_here(data: DataConfig, task: str, path: Path) -> Dataset:

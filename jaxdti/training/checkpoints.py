@@ -80,7 +80,9 @@ def load_weights(directory: Path, like: Any) -> Any:
       DataError: there are no weights, or they are of another model.
     """
     if not directory.is_dir():
-        raise DataError(f"{directory}: no trained weights here; expected the run directory of a finished `jaxdti train`")
+        raise DataError(
+            f"{directory}: no trained weights here; expected the run directory of a finished `jaxdti train`"
+        )
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), like)
     with ocp.StandardCheckpointer() as checkpointer:
         try:

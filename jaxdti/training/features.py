@@ -53,7 +53,11 @@ def device_features(store: FeatureStore) -> DeviceFeatures:
     Raises:
       ValueError: more than 2^31 - 1 atoms, bonds or residues, which int32 offsets cannot address.
     """
-    for name, offsets in (("atoms", store.atom_offsets), ("bonds", store.bond_offsets), ("residues", store.residue_offsets)):
+    for name, offsets in (
+        ("atoms", store.atom_offsets),
+        ("bonds", store.bond_offsets),
+        ("residues", store.residue_offsets),
+    ):
         if offsets[-1] > np.iinfo(np.int32).max:
             raise ValueError(f"{offsets[-1]:,} {name}: int32 offsets address at most 2^31 - 1; split the table")
 

@@ -168,7 +168,9 @@ def _chunk_programs(config, dataset, features, buckets, tx, report: Reporter):
 
             start = time.perf_counter()
             compiled[chunk.bucket] = jax.jit(program, donate_argnums=0).lower(state, features, batches).compile()
-            name = f"{chunk.rows.shape[0]} x {chunk.rows.shape[1]} pairs of {shape.atoms} atoms, {shape.residues} residues"
+            name = (
+                f"{chunk.rows.shape[0]} x {chunk.rows.shape[1]} pairs of {shape.atoms} atoms, {shape.residues} residues"
+            )
             report.compiled(name, time.perf_counter() - start)
         return compiled[chunk.bucket](state, features, batches)
 

@@ -1,11 +1,11 @@
 """A training run: its directory, from the configuration to the summary."""
 
+import hashlib
 import json
 import os
 import platform
 import shutil
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,17 @@ from jaxdti.config import Config, load_config, save_config
 from jaxdti.data.batches import Buckets, plan_epoch
 from jaxdti.data.interactions import DataError
 from jaxdti.data.load import Dataset, load_data
-from jaxdti.data.named import content_hash, write_json
+from jaxdti.data.named import write_json
 from jaxdti.data.splits import table_identity, write_split
 from jaxdti.data.tables import write_table
 from jaxdti.evaluation.baselines import evaluate_baselines
 from jaxdti.evaluation.calibration import Calibration, fit_calibration
 from jaxdti.evaluation.evaluation import evaluate_part, json_ready
 from jaxdti.inference.scoring import buckets_for, make_scorer
+from jaxdti.inference.trained import write_model_card
 from jaxdti.training.checkpoints import open_checkpoints, save_weights
 from jaxdti.training.features import device_features
-from jaxdti.training.loop import Interrupted, NonFiniteLoss, Progress, chunk_steps, class_weights, fit, label_scale
+from jaxdti.training.loop import Interrupted, NonFiniteLoss, Progress, class_weights, fit, label_scale
 from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.report import RunReporter, say, show_results
 from jaxdti.training.state import init_state
@@ -82,7 +83,9 @@ def _prepare_directory(output: Path, overwrite: bool) -> None:
         if not overwrite:
             raise DataError(f"{output}: already exists; give another --output, or --overwrite, or --resume {output}")
         if not (output / "config.yaml").is_file():
-            raise DataError(f"{output}: is not a run directory (no config.yaml); --overwrite would delete foreign files")
+            raise DataError(
+                f"{output}: is not a run directory (no config.yaml); --overwrite would delete foreign files"
+            )
         shutil.rmtree(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -94,8 +97,6 @@ def _prepare_directory(output: Path, overwrite: bool) -> None:
 
 def _describe_data(dataset: Dataset) -> dict[str, Any]:
     """Sizes, the summary lines and a hash over pairs, labels and parts."""
-    import hashlib
-
     total = hashlib.sha256(table_identity(dataset.table).encode())
     total.update(dataset.table.label.tobytes())
     for part, rows in dataset.parts.items():
@@ -178,9 +179,7 @@ def _finish(config: Config, output: Path, dataset: Dataset, scorer, best, progre
     scores = {part: scorer(best, parts[part]).astype(np.float64) * sd + mean for part in SCORED_PARTS}
     calibration = _calibrate(config, dataset, scores["validation"])
     save_weights(output / "weights", best)
-    write_json(
-        output / "model.json", {"task": config.task, "label_scale": [mean, sd], "calibration": asdict(calibration)}
-    )
+    write_model_card(output, config.task, (mean, sd), calibration, calibrated=config.task == "classification")
     write_table(_predictions(config, dataset, scores, calibration), output / "predictions.parquet")
 
     summary: dict[str, Any] = {}

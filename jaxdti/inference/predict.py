@@ -1,0 +1,65 @@
+"""Scores for new pairs: one output row per input row."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from jaxdti.config import DataConfig
+from jaxdti.data.validation import load_for_prediction
+from jaxdti.inference.trained import TrainedRun, load_run
+
+
+def predict(
+    run: Path | TrainedRun,
+    source: Path | pa.Table,
+    *,
+    drug_column: str | None = None,
+    protein_column: str | None = None,
+    drugs: str | None = None,
+    proteins: str | None = None,
+) -> pa.Table:
+    """Scores the pairs of a table with a trained run.
+
+    Args:
+      run: directory written by ``jaxdti train`` or ``jaxdti import``, or what ``load_run`` made of it.
+      source: CSV, TSV or Parquet file, or an Arrow table, with a SMILES and a protein column.
+      drug_column, protein_column: their names where they are not usual ones.
+      drugs, proteins: side tables of the relational layout.
+
+    Returns:
+      Every row and column of the input in order, with ``score`` (logit, or affinity in the unit of the training
+      labels), for classification ``probability``, and ``error`` (empty where the row is valid; elsewhere the scores
+      are null).
+      Input columns of these names are replaced.
+
+    Raises:
+      DataError: the run or the table cannot be read.
+    """
+    trained = run if isinstance(run, TrainedRun) else load_run(run)
+    limits = trained.config.data
+    data = DataConfig(
+        drug_column=drug_column,
+        protein_column=protein_column,
+        drugs=drugs,
+        proteins=proteins,
+        max_atoms=limits.max_atoms,
+        max_residues=limits.max_residues,
+        cache_dir=limits.cache_dir,
+    )
+    found = load_for_prediction(source, data)
+    valid = np.zeros(found.columns.num_rows, bool)
+    valid[found.table.row] = True
+    score = np.zeros(len(valid))
+    score[found.table.row] = trained.score(found.table, found.store)
+
+    added = {"score": pa.array(score, mask=~valid)}
+    if trained.config.task == "classification":
+        added["probability"] = pa.array(trained.calibration.probability(score), mask=~valid)
+    added["error"] = pa.array(found.errors.tolist(), pa.string())
+    table = found.columns
+    for name, column in added.items():
+        if name in table.column_names:
+            table = table.drop_columns([name])
+        table = table.append_column(name, column)
+    return table
