@@ -46,7 +46,7 @@ class Chunk:
 def pair_cost(atoms: np.ndarray | int, residues: np.ndarray | int) -> np.ndarray:
     """Forward multiply-adds of one DrugBAN pair of the paper's sizes, in millions (padding included)."""
     atoms, residues = np.asarray(atoms, float), np.asarray(residues, float)
-    return (0.25 * atoms + 0.39 * residues + 0.0015 * atoms * residues) / 1.0
+    return 0.25 * atoms + 0.39 * residues + 0.0015 * atoms * residues
 
 
 def choose_buckets(table: InteractionTable, store: FeatureStore, count: int, *, least_rows: int) -> Buckets:

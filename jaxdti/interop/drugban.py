@@ -109,7 +109,9 @@ def from_torch(state: Mapping[str, np.ndarray], config: ModelConfig) -> dict[str
         array = given[entry.torch]
         want = expected[entry.collection, entry.path]
         if array.size != int(np.prod(want)) or entry.convert(array).shape != want:
-            raise DataError(f"weights do not fit DrugBAN: {entry.torch} has shape {array.shape}, expected that of {want}")
+            raise DataError(
+                f"weights do not fit DrugBAN: {entry.torch} has shape {array.shape}, expected that of {want}"
+            )
         node = variables[entry.collection]
         for key in entry.path[:-1]:
             node = node.setdefault(key, {})
@@ -156,7 +158,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     if path.suffix not in (".pth", ".pt"):
         raise DataError(f"{path}: weights of kind {path.suffix!r}; expected .npz, .pth or .pt")
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise DataError(f"{path}: reading a {path.suffix} file needs torch (pip install 'jaxdti[bench]')") from error
     try:

@@ -15,7 +15,9 @@ class BilinearAttention(nn.Module):
 
     With V = ReLU(drug W_v + c_v), Q = ReLU(protein W_q + c_q) of rank K = joint_features * pool_size:
 
-        A^h_vq = sum_k H_hk V_vk Q_qk + b_h,    f_k = sum_h sum_vq V_vk A^h_vq Q_qk,    joint_j = sum_{i<pool} f_{j*pool+i}
+        A^h_vq = sum_k H_hk V_vk Q_qk + b_h
+        f_k = sum_h sum_vq V_vk A^h_vq Q_qk
+        joint_j = sum_{i<pool} f_{j*pool+i}
 
     then batch normalisation. Heads enter f only through w = sum_h H_h and b = sum_h b_h, so training builds one map
     A = (V * w) Q^T + b and f = sum_v V * (A Q), and single heads are not identifiable.

@@ -22,9 +22,7 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         init = uniform_fan_in(x.shape[-1])
-        return nn.Dense(
-            self.features, self.use_bias, self.dtype, kernel_init=init, bias_init=init, name="dense"
-        )(x)
+        return nn.Dense(self.features, self.use_bias, self.dtype, kernel_init=init, bias_init=init, name="dense")(x)
 
 
 class WeightNormLinear(nn.Module):

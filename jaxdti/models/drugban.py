@@ -94,7 +94,11 @@ class DrugBAN(nn.Module):
         return self.decoder(joint.astype(jnp.dtype(self.config.dtype)), row_mask, train=train)
 
     def attention(self, drug: DrugBatch, protein: ProteinBatch, *, per_head: bool = False) -> Array:
-        """The attention map float32 [B, A, L], summed over heads; per head [B, heads, A, L] under ``reference`` only."""
+        """The attention map float32 [B, A, L] summed over heads, or under ``reference`` per head: [B, heads, A, L].
+
+        Raises:
+          ValueError: per head without ``reference``.
+        """
         if per_head and not self.config.reference:
             raise ValueError("attention per head needs model.reference: only the sum over heads is identifiable")
         row_mask = jnp.ones(drug.atoms.shape[0], bool)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxdti.data.batches import Shape
 from jaxdti.data.interactions import FeatureStore
@@ -22,7 +23,7 @@ class DeviceFeatures(flax.struct.PyTreeNode):
     residues: Array  # uint8 [total residues]
     residue_offsets: Array  # int32 [P + 1]
 
-    def drugs(self, index: Array, shape: Shape) -> DrugBatch:
+    def drugs(self, index: ArrayLike, shape: Shape) -> DrugBatch:
         """Drugs int32 [B] padded to the bucket's atoms and bonds."""
         atom_rows, atom_count = _ragged(self.atom_offsets, index, shape.atoms)
         bond_rows, bond_count = _ragged(self.bond_offsets, index, shape.bonds)
@@ -33,7 +34,7 @@ class DeviceFeatures(flax.struct.PyTreeNode):
             bond_count=bond_count,
         )
 
-    def proteins(self, index: Array, shape: Shape) -> ProteinBatch:
+    def proteins(self, index: ArrayLike, shape: Shape) -> ProteinBatch:
         """Proteins int32 [B] padded to the bucket's residues."""
         rows, count = _ragged(self.residue_offsets, index, shape.residues)
         valid = jnp.arange(shape.residues)[None, :] < count[:, None]
@@ -41,7 +42,7 @@ class DeviceFeatures(flax.struct.PyTreeNode):
         return ProteinBatch(residues=residues, residue_count=count)
 
 
-def _ragged(offsets: Array, index: Array, width: int) -> tuple[Array, Array]:
+def _ragged(offsets: Array, index: ArrayLike, width: int) -> tuple[Array, Array]:
     """Flat positions [B, width] (past the end: somebody else's, to be masked) and counts [B] of the entities."""
     start = offsets[index]
     return start[:, None] + jnp.arange(width)[None, :], offsets[index + 1] - start

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxdti.config import ModelConfig
 from jaxdti.data.batches import PairBatch, Shape
@@ -19,7 +20,7 @@ Objective = Callable[
 ]
 
 
-def binding_loss(logits: Array, labels: Array, mask: Array) -> Array:
+def binding_loss(logits: Array, labels: ArrayLike, mask: ArrayLike) -> Array:
     """Cross-entropy per pair, from the logits, exactly 0 where masked.
 
     Args:
@@ -36,12 +37,12 @@ def binding_loss(logits: Array, labels: Array, mask: Array) -> Array:
     return jnp.where(mask, loss, 0.0)
 
 
-def affinity_loss(prediction: Array, labels: Array, mask: Array) -> Array:
+def affinity_loss(prediction: Array, labels: ArrayLike, mask: ArrayLike) -> Array:
     """Squared error per pair, exactly 0 where masked; prediction [B, 1], labels [B], mask bool [B] -> [B]."""
     return jnp.where(mask, (prediction[:, 0].astype(jnp.float32) - jnp.where(mask, labels, 0.0)) ** 2, 0.0)
 
 
-def masked_mean(x: Array, mask: Array) -> Array:
+def masked_mean(x: Array, mask: ArrayLike) -> Array:
     """Mean of x where mask; 0, not NaN, when nothing is selected."""
     return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
 
