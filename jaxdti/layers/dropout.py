@@ -19,6 +19,7 @@ def dropout(x: Array, rate: float | Array, key: Array) -> Array:
     words = -(-x.size // 4)
     bits = jax.lax.bitcast_convert_type(jax.random.bits(key, (words,), jnp.uint32), jnp.uint8)
     bits = bits.reshape(-1)[: x.size].reshape(x.shape)
-    dropped = jnp.round(jnp.asarray(rate, jnp.float32) * 256.0)
+    # At most 255 of 256: all of them would make the scale infinite and the gradient 0 * infinity.
+    dropped = jnp.minimum(jnp.round(jnp.asarray(rate, jnp.float32) * 256.0), 255.0)
     keep = bits.astype(jnp.float32) >= dropped
     return jnp.where(keep, x * (256.0 / (256.0 - dropped)).astype(x.dtype), jnp.zeros((), x.dtype))
