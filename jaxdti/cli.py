@@ -35,9 +35,10 @@ Command = Callable[[argparse.Namespace], int]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code; without arguments prints the help and returns 2."""
     try:
-        code = _run(list(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
-        return code
+        try:
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            sys.stdout.flush()
     except DataError as error:
         print(f"jaxdti: error: {error}", file=sys.stderr)
         return USAGE_ERROR

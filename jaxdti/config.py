@@ -4,7 +4,6 @@ The text below a field is its help on the command line.
 """
 
 import dataclasses
-import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -206,8 +205,9 @@ class TrainingConfig:
             _between("training.chunk_steps", self.chunk_steps, 1)
         for name in ("learning_rate", "weight_decay", "warmup_epochs", "seed"):
             _between(f"training.{name}", getattr(self, name), 0)
-        if self.patience is not None:
-            _between("training.patience", self.patience, 1)
+        for name in ("patience", "chunk_steps"):
+            if getattr(self, name) is not None:
+                _between(f"training.{name}", getattr(self, name), 1)
         if self.clip_norm is not None and not (0 < self.clip_norm < math.inf):
             raise ValueError(f"training.clip_norm={self.clip_norm!r}: must be above 0")
         if self.weight_decay and self.optimizer != "adamw":
@@ -252,13 +252,11 @@ class Config:
             )
 
 
-@functools.cache
 def config_fields() -> dict[str, Leaf]:
     """The leaves of the tree by path, such as ``training.epochs``, in the order of the classes."""
     return leaves_of(Config)
 
 
-@functools.cache
 def config_sections() -> dict[str, str]:
     """The branches of the tree by path, such as ``data.planted``, with the first line of their description."""
     return branches_of(Config)

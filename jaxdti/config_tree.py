@@ -6,6 +6,7 @@ Nothing is coerced in silence, and every message names the key by its path, the 
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import math
 import textwrap
@@ -28,11 +29,13 @@ class Leaf(NamedTuple):
     help: str  # the text below the field
 
 
+@functools.cache
 def leaves_of(kind: type) -> dict[str, Leaf]:
     """The leaves below a dataclass by path, in the order of the fields."""
     return dict(_walk_leaves(kind, ""))
 
 
+@functools.cache
 def branches_of(kind: type) -> dict[str, str]:
     """The dataclasses below a dataclass by path, with the first line of their description."""
     return {path: (inner.__doc__ or "").partition("\n")[0].replace("``", "") for path, inner in _branches(kind, "")}
@@ -54,6 +57,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         place = f"line {mark.line + 1}: " if mark else ""
         raise DataError(f"{path}: {place}not a YAML configuration ({problem or type(error).__name__})") from error
+    except ValueError as error:  # such as an impossible date
+        raise DataError(f"{path}: not a YAML configuration ({error})") from error
     if tree is not None and not isinstance(tree, dict):
         raise DataError(f"{path}: {type(tree).__name__} found; a YAML mapping of configuration keys is expected")
     return tree or {}
@@ -130,6 +135,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         seen = []
         for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                continue
             name = self.construct_object(key, deep=True)
             if name in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key {name!r} occurs twice", problem_mark=key.start_mark)
@@ -184,7 +191,7 @@ def _unknown_key(root: type, path: str, source: str) -> str:
     where = f" in {source}" if source else ""
     near = nearest(path, [*leaves_of(root), *branches_of(root)])
     hint = f"did you mean {near}?" if near else f"choose from {', '.join(typing.get_type_hints(root))}"
-    return f"unknown key {path}{where}; {hint}"
+    return f"unknown key {path if path.isprintable() else repr(path)}{where}; {hint}"
 
 
 def _build(kind: Any, mapping: Mapping[str, Any] | None, prefix: str) -> Any:
@@ -207,7 +214,7 @@ def _parse(kind: Any, text: str) -> Any:
         text = f"[{text}]"
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: an impossible date
         return text
 
 

@@ -1,0 +1,451 @@
+"""The command line: what it calls with which arguments, what it prints, and its exit codes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from jaxdti import __version__, cli, commands
+from jaxdti.config import Config, config_fields, load_config
+from jaxdti.data.interactions import DataError
+from jaxdti.data.load import load_data
+from jaxdti.data.named import DATASETS
+from jaxdti.data.tables import read_table
+
+ROOT = Path(__file__).resolve().parents[1]
+SEQUENCES = ("MKTAYIAKQRQISFVKSHFSRQ", "GSHMENLYFQGAAAKLLPTRW", "MADEEKLPPGWEKRMSRSSGR", "MSTNPKPQRKTKRNTNRRPQD")
+SMILES = ("CCO", "c1ccccc1", "CC(=O)O", "CCN", "CCCl", "c1ccncc1", "CC(C)O", "CCCC", "OCCO", "CCBr")
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("JAXDTI_DATA", raising=False)
+
+
+@pytest.fixture
+def run_cli(capsys):
+    """Runs a command; returns exit code, standard output and standard error."""
+
+    def run(*arguments):
+        code = cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def fails(run_cli):
+    """Runs a command that must end with 2 and one line; returns the message."""
+
+    def run(*arguments):
+        code, out, err = run_cli(*arguments)
+        assert (code, out) == (2, "")
+        assert err.startswith("jaxdti: error: ") and err.count("\n") == 1
+        return err.removeprefix("jaxdti: error: ").rstrip("\n")
+
+    return run
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Replaces the public functions by ones that write down how they were called."""
+    made = []
+
+    def record(name, result=None):
+        return lambda *args, **kwargs: made.append((name, args, kwargs)) or result
+
+    scores = pa.table({"SMILES": ["CCO"], "score": [1.25], "probability": [0.777], "error": [""]})
+    fakes = {
+        "jaxdti.inference.predict": ("predict", scores),
+        "jaxdti.inference.evaluate": ("evaluate", {}),
+        "jaxdti.interop.importing": ("import_weights", None),
+    }
+    for module, (name, result) in fakes.items():
+        fake = types.ModuleType(module)
+        setattr(fake, name, record(name, result))
+        monkeypatch.setitem(sys.modules, module, fake)
+    monkeypatch.setattr("jaxdti.training.run.train", record("train", {}))
+    monkeypatch.setattr("jaxdti.training.run.resume", record("resume", {}))
+    return made
+
+
+def write_pairs(path, bad=0):
+    rows = [f"{drug},{protein},{(i + j) % 2}" for i, drug in enumerate(SMILES) for j, protein in enumerate(SEQUENCES)]
+    rows[:bad] = [f"C1CC,{SEQUENCES[0]},1"] * bad
+    Path(path).write_text("\n".join(["SMILES,Protein,Y", *rows]) + "\n")
+
+
+# Help, version, unknown words.
+
+
+def test_without_arguments_it_prints_help_and_exits_2(run_cli):
+    code, out, err = run_cli()
+    assert (code, out) == (2, "")
+    assert all(word in err for word in ("train", "evaluate", "predict", "import", "baselines", "data"))
+    code, _, err = run_cli("data")
+    assert code == 2 and all(word in err for word in ("list", "fetch", "inspect", "split"))
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"jaxdti {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [words for words in cli.make_parsers() if words not in ("", "data")])
+def test_every_command_teaches_itself(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*words.split(), "--help"])
+    out = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert out.startswith(f"usage: jaxdti {words}")
+    usage, description, *_ = out.split("\n\n")
+    assert len(description.splitlines()) == 2
+    assert f"jaxdti {words}" in out.partition("example:\n")[2]
+
+
+def test_help_shows_every_key_with_type_default_and_alias(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 110
+    out = " ".join(out.split())
+    assert all(f"--{path}" in out for path in config_fields())
+    for alias in ("--epochs", "--batch-size", "--seed", "--learning-rate", "--output"):
+        assert re.search(rf"--[a-z_.]+, {alias} ", out), alias
+    assert "pairs a step (whole number; default 64)" in out
+    assert "shares of train, validation and test (list of 3 numbers; default 0.7,0.1,0.2)" in out
+    assert "resamples for the 95 % intervals" in out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["trian"], "unknown command 'trian'; did you mean train? (see `jaxdti --help`)"),
+        (["data", "lst"], "unknown command 'lst'; did you mean list? (see `jaxdti data --help`)"),
+        (
+            ["train", "c.yaml", "--training.epoch=3"],
+            "unknown option --training.epoch; did you mean --training.epochs? (see `jaxdti train --help`)",
+        ),
+        (
+            ["train", "c.yaml", "--lr", "3"],
+            "unknown option --lr (see `jaxdti train --help`)",
+        ),
+        (
+            ["predict", "RUN", "--smile", "C"],
+            "unknown option --smile; did you mean --smiles? (see `jaxdti predict --help`)",
+        ),
+        (
+            ["train", "--epochs"],
+            "argument --training.epochs/--epochs: expected one argument (see `jaxdti train --help`)",
+        ),
+        (["evaluate", "RUN"], "the following arguments are required: TABLE (see `jaxdti evaluate --help`)"),
+    ],
+)
+def test_wrong_words_and_options_are_one_line(fails, arguments, message):
+    assert fails(*arguments) == message
+
+
+def test_help_and_errors_come_without_heavy_imports():
+    code = (
+        "import sys; from jaxdti.cli import main; main(['train', 'absent.yaml']); "
+        "print([name for name in ('jax', 'rdkit', 'sklearn', 'pyarrow', 'rich') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
+# train
+
+
+def test_train_merges_defaults_file_and_flags(run_cli, calls):
+    Path("mine.yaml").write_text("data: {dataset: planted}\ntraining: {epochs: 7, batch_size: 8}\n")
+    code, _, _ = run_cli("train", "--epochs", "9", "mine.yaml", "--training.learning_rate=1e-3", "--seed", 4)
+    assert code == 0
+    ((name, (config, output), settings),) = calls
+    assert name == "train" and output == Path("runs/mine") and settings == {"overwrite": False}
+    expected = ["training.epochs=9", "training.learning_rate=1e-3", "training.seed=4"]
+    assert config == load_config(Path("mine.yaml"), expected)
+    assert (config.training.epochs, config.training.batch_size, config.training.seed) == (9, 8, 4)
+
+
+@pytest.mark.parametrize("flag", ["--output", "--output.directory"])
+def test_train_writes_where_it_is_told(run_cli, calls, flag):
+    Path("mine.yaml").write_text("output: {directory: from_file}\n")
+    assert run_cli("train", "mine.yaml")[0] == 0
+    assert run_cli("train", "mine.yaml", flag, "elsewhere", "--overwrite")[0] == 0
+    assert [(args[1], settings["overwrite"]) for _, args, settings in calls] == [
+        (Path("from_file"), False),
+        (Path("elsewhere"), True),
+    ]
+
+
+def test_train_without_a_file(run_cli, fails, calls):
+    assert "CONFIG is missing" in fails("train", "--epochs", "3")
+    assert "--output RUN is missing" in fails("train", "--data.dataset", "planted")
+    assert run_cli("train", "--data.table", "t.csv", "--output", "run")[0] == 0
+    assert calls[0][1][0] == load_config(None, ["data.table=t.csv", "output.directory=run"])
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--epochs", "many"], "training.epochs='many': whole number expected"),
+        (["--epochs", "0"], "mine.yaml with the overrides: training.epochs=0: must be at least 1"),
+        (["--model.pool", "max"], "mine.yaml with the overrides: model.pool='max': choose from sum, mean, sqrt"),
+    ],
+)
+def test_wrong_values_name_key_value_and_expectation(fails, calls, flags, message):
+    Path("mine.yaml").write_text("data: {dataset: planted}\n")
+    assert fails("train", "mine.yaml", *flags) == message
+    assert calls == []
+
+
+def test_resume_stands_alone(run_cli, fails, calls):
+    assert run_cli("train", "--resume", "runs/old")[0] == 0
+    assert calls == [("resume", (Path("runs/old"),), {})]
+    for surplus in (["c.yaml"], ["--epochs", "3"], ["--overwrite"], ["--output", "x"]):
+        assert fails("train", "--resume", "runs/old", *surplus).startswith("--resume RUN takes everything from the run")
+
+
+def _raise(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_run_says_how_to_continue(run_cli, monkeypatch, number, code):
+    from jaxdti.training.run import Interrupted
+
+    monkeypatch.setattr("jaxdti.training.run.train", _raise(Interrupted(number)))
+    found, _, err = run_cli("train", "--data.dataset", "planted", "--output", "run")
+    assert (found, err) == (code, "saved; continue with: jaxdti train --resume run\n")
+
+
+def test_a_non_finite_loss_is_one_line_and_exit_3(run_cli, monkeypatch):
+    from jaxdti.training.run import NonFiniteLoss
+
+    monkeypatch.setattr("jaxdti.training.run.resume", _raise(NonFiniteLoss("the loss is nan at step 7, batch 3")))
+    code, _, err = run_cli("train", "--resume", "run")
+    assert (code, err) == (3, "jaxdti: error: the loss is nan at step 7, batch 3\n")
+
+
+def test_ctrl_c_gives_130_and_a_bug_its_traceback(run_cli, monkeypatch):
+    monkeypatch.setattr("jaxdti.training.run.resume", _raise(KeyboardInterrupt()))
+    assert run_cli("train", "--resume", "run")[0] == 130
+    monkeypatch.setattr("jaxdti.training.run.resume", _raise(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["train", "--resume", "run"])
+
+
+def test_too_many_rejected_rows_are_listed_beside_the_run(fails):
+    write_pairs("pairs.csv", bad=20)
+    message = fails("train", "--data.table", "pairs.csv", "--output", "run")
+    assert message.startswith("20 of 40 rows rejected (50.0%")
+    assert message.endswith("all of them are listed in run.rejected.csv")
+    assert len(Path("run.rejected.csv").read_text().splitlines()) == 21
+
+
+# evaluate, predict, import
+
+
+def test_evaluate_passes_only_what_was_given(run_cli, calls):
+    assert run_cli("evaluate", "run", "pairs.csv")[0] == 0
+    arguments = ["--output", "out", "--label-column", "pKd", "--drug-column", "S", "--max-rejected", "0.5"]
+    assert run_cli("evaluate", "run", "pairs.csv", *arguments)[0] == 0
+    given = {"label_column": "pKd", "drug_column": "S", "max_rejected": 0.5}
+    assert calls == [
+        ("evaluate", (Path("run"), Path("pairs.csv"), None), {}),
+        ("evaluate", (Path("run"), Path("pairs.csv"), Path("out")), given),
+    ]
+
+
+@pytest.mark.parametrize(
+    "order", [("run", "pairs.csv", "--output", "s.csv"), ("run", "--output", "s.csv", "pairs.csv")]
+)
+def test_predict_writes_the_scores(run_cli, calls, order):
+    code, out, _ = run_cli("predict", *order, "--protein-column", "P")
+    assert (code, out) == (0, "1 rows; written to s.csv\n")
+    assert calls == [("predict", (Path("run"), Path("pairs.csv")), {"protein_column": "P"})]
+    assert read_table(Path("s.csv")).column_names == ["SMILES", "score", "probability", "error"]
+
+
+def test_predict_refuses_a_bad_place_before_the_work(fails, calls):
+    write_pairs("pairs.csv")
+    assert "unknown extension" in fails("predict", "run", "pairs.csv", "--output", "scores.xls")
+    assert "the folder absent does not exist" in fails("predict", "run", "pairs.csv", "--output", "absent/scores.csv")
+    assert "SCORES would overwrite TABLE" in fails("predict", "run", "pairs.csv", "--output", "./pairs.csv")
+    assert "predict needs TABLE and --output SCORES" in fails("predict", "run", "pairs.csv")
+    assert calls == []
+
+
+def test_predict_one_pair(run_cli, fails, calls):
+    code, out, _ = run_cli("predict", "run", "--smiles", "CCO", "--sequence", "MKT")
+    assert (code, out) == (0, "score 1.25\nprobability 0.777\n")
+    ((_, (run, pair), settings),) = calls
+    assert run == Path("run") and pair.to_pylist() == [{"SMILES": "CCO", "Protein": "MKT"}] and settings == {}
+    assert fails("predict", "run", "--smiles", "CCO") == "one pair needs both --smiles and --sequence"
+    surplus = ["pairs.csv", "--drug-column", "S"]
+    assert "leave out TABLE, --drug-column" in fails("predict", "run", *surplus, "--smiles", "C", "--sequence", "M")
+
+
+def test_predict_one_invalid_pair_is_an_error(fails, calls, monkeypatch):
+    invalid = pa.table({"score": pa.array([None], pa.float64()), "error": ["SMILES: cannot be read"]})
+    monkeypatch.setattr(sys.modules["jaxdti.inference.predict"], "predict", lambda *_, **__: invalid)
+    assert fails("predict", "run", "--smiles", "C1CC", "--sequence", "MKT") == "SMILES: cannot be read"
+
+
+def test_import(run_cli, fails, calls):
+    assert run_cli("import", "weights.npz", "--output", "run")[:2] == (0, "written to run\n")
+    assert calls == [("import_weights", (Path("weights.npz"), Path("run")), {})]
+    assert "required: --output" in fails("import", "weights.npz")
+
+
+# baselines and data, on real functions
+
+
+def test_baselines_of_own_tables(run_cli, fails):
+    write_pairs("pairs.csv")
+    arguments = ["--data.table", "pairs.csv", "--data.split_fractions", "0.5,0.25,0.25", "--output", "b.json"]
+    code, out, _ = run_cli("baselines", *arguments)
+    assert code == 0
+    results = json.loads(Path("b.json").read_text())
+    assert set(results) == {"similarity", "drug_only", "protein_only", "random_forest", "logistic_regression"}
+    assert re.search(rf"random_forest +{results['random_forest']['auroc']:.3f} ", out)
+    assert (
+        fails("baselines", "planted", "--data.table", "x") == "NAME and --data.table both name the data; leave out one"
+    )
+    assert "unknown option --training.epochs" in fails("baselines", "planted", "--training.epochs", "3")
+    assert "no such name; did you mean human/random" in fails("baselines", "human/randm")
+
+
+def test_baselines_of_a_name_take_its_task(monkeypatch):
+    asked = []
+
+    def stop(data, task):
+        asked.append((data.dataset, task))
+        raise DataError("enough")
+
+    monkeypatch.setattr("jaxdti.data.load.load_data", stop)
+    assert cli.main(["baselines", "davis"]) == 2
+    assert cli.main(["baselines", "planted", "--data.planted.kind", "cold"]) == 2
+    assert asked == [("davis", "regression"), ("planted", "classification")]
+
+
+def test_data_list_names_every_dataset(run_cli):
+    code, out, _ = run_cli("data", "list")
+    assert code == 0
+    lines = out.splitlines()
+    assert {line.split()[0] for line in lines[2:]} == {*DATASETS, "planted"}
+    assert lines[1].split()[:2] == ["name", "task"]
+
+
+def test_data_fetch_passes_name_and_place(run_cli, fails, monkeypatch):
+    monkeypatch.setattr("jaxdti.data.fetch.fetch", lambda name, to, progress: [Path(to) / name / "train.csv"])
+    assert run_cli("data", "fetch", "human/random", "--to", "here")[:2] == (
+        0,
+        "here/human/random/train.csv\nto use it: export JAXDTI_DATA=here\n",
+    )
+    monkeypatch.undo()
+    assert "no public file" in fails("data", "fetch", "human/cluster")
+
+
+def test_data_inspect_shows_sizes_leaks_and_rejected_rows(run_cli):
+    write_pairs("train.csv", bad=3)
+    write_pairs("test.csv")
+    code, out, _ = run_cli("data", "inspect", "train.csv", "test.csv", "--rejected", "bad.csv")
+    assert code == 0
+    assert "train: 40 rows read, 37 kept" in out
+    assert "rows rejected: 3 (3 SMILES cannot be read)" in out
+    assert re.search(r"^test +40 +10 +4 +50.0%$", out, re.MULTILINE)
+    assert re.search(r"^heavy atoms of a drug +3 ", out, re.MULTILINE)
+    assert "test shares with train: 10 of 10 drugs, 4 of 4 proteins, 37 pairs" in out
+    assert "warning: more than 5%" not in out
+    lines = Path("bad.csv").read_text().splitlines()
+    assert lines[0] == "file,row,field,value,reason" and len(lines) == 4
+
+
+def test_data_inspect_reports_what_training_would_refuse(run_cli, fails):
+    write_pairs("pairs.csv", bad=20)
+    code, out, _ = run_cli("data", "inspect", "pairs.csv")
+    assert code == 0 and "warning: more than 5% of the rows are rejected" in out
+    Path("none.csv").write_text("SMILES,Protein,Y\nC1CC,MKT,1\n")
+    assert fails("data", "inspect", "none.csv").endswith("all of them are listed in rejected.csv")
+    assert Path("rejected.csv").read_text().splitlines()[1].startswith("none.csv,1,SMILES,C1CC,")
+
+
+def test_data_inspect_of_affinities(run_cli):
+    Path("kd.tsv").write_text("SMILES\tProtein\tpKd\nCCO\tMKTAYIAKQ\t5\nCCN\tMKTAYIAKQ\t7\n")
+    code, out, _ = run_cli("data", "inspect", "kd.tsv", "--task", "regression")
+    assert code == 0
+    assert re.search(r"^kd +2 +2 +1 +5.000 +6.000 +6.000 +7.000 +1.000$", out, re.MULTILINE)
+
+
+def test_data_split_is_used_by_training(run_cli, fails):
+    write_pairs("pairs.csv")
+    arguments = ["--kind", "cold_drug", "--fractions", "0.6", "0.2", "0.2", "--seed", "3", "--output", "split.json"]
+    code, out, _ = run_cli("data", "split", "pairs.csv", *arguments)
+    assert code == 0 and "test shares with train: 0 of 2 drugs" in out
+    overrides = ["data.table=pairs.csv", "data.split_file=split.json"]
+    data = load_data(load_config(None, overrides).data, "classification")
+    assert {part: len(rows) for part, rows in data.parts.items()} == {"train": 24, "validation": 8, "test": 8}
+    assert {part: rows.tolist() for part, rows in data.parts.items()} == json.loads(Path("split.json").read_text())[
+        "parts"
+    ]
+    assert "has a published split (train, validation, test)" in fails("data", "split", "davis", "--output", "s.json")
+    assert "makes its own parts" in fails("data", "split", "planted", "--output", "s.json")
+    assert "three shares that sum to 1" in fails(
+        "data", "split", "pairs.csv", "--fractions", "1", "1", "1", "--output", "s.json"
+    )
+    assert not Path("s.json").exists()
+
+
+def test_data_split_lists_rejected_rows_beside_the_output(fails):
+    write_pairs("pairs.csv", bad=20)
+    Path("out").mkdir()
+    assert fails("data", "split", "pairs.csv", "--output", "out/s.json").endswith("listed in out/rejected.csv")
+    assert [path.name for path in Path("out").iterdir()] == ["rejected.csv"]
+
+
+# Printing
+
+
+def test_tables_are_drawn_on_a_terminal_only(capsys, monkeypatch):
+    rows = [("name", "rows"), ("human [random]", "1")]
+    commands.print_table("title", rows)
+    assert capsys.readouterr().out == "title\nname            rows\nhuman [random]  1\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    commands.print_table("title", rows)
+    drawn = capsys.readouterr().out
+    assert "human [random]" in drawn and "━" in drawn
+
+
+def test_a_reader_that_leaves_is_no_error():
+    command = [sys.executable, "-m", "jaxdti.cli", "data", "list"]
+    process = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(), errors) == (141, b"")
+
+
+def test_the_default_configuration_needs_no_flag():
+    assert load_config(None) == Config()
