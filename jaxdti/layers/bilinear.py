@@ -75,10 +75,14 @@ class BilinearAttention(nn.Module):
 
 
 def pooled_attention(v: Array, q: Array, weight: Array, bias: Array) -> Array:
-    """``f_k = sum_vq V_vk ((V * w) Q^T + b)_vq Q_qk``; v [B, A, K], q [B, L, K], w [K], b [] -> float32 [B, K]."""
+    """``f_k = sum_vq V_vk ((V * w) Q^T + b)_vq Q_qk``; v [B, A, K], q [B, L, K], w [K], b [] -> [B, K].
+
+    The last sum is float32, or float64 where the inputs are.
+    """
+    wide = jnp.promote_types(v.dtype, jnp.float32)
     score = jnp.einsum("bak,blk->bal", v * weight.astype(v.dtype)[None, None], q) + bias.astype(v.dtype)
     context = jnp.einsum("bal,blk->bak", score, q)
-    return jnp.sum(v.astype(jnp.float32) * context.astype(jnp.float32), axis=1)
+    return jnp.sum(v.astype(wide) * context.astype(wide), axis=1)
 
 
 def pool_size(pool: str, drug_mask: Array, protein_mask: Array) -> Array:
