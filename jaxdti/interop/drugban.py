@@ -5,6 +5,7 @@ the storage order differs, a transposition.
 """
 
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,8 @@ def from_torch(state: Mapping[str, np.ndarray], config: ModelConfig) -> dict[str
     ``num_batches_tracked`` counters are ignored: torch's momentum is fixed here.
 
     Raises:
-      DataError: listing every missing and every unknown name, or the arrays whose shapes do not fit.
+      DataError: listing every missing and every unknown name, or else every array that has another shape (both as
+        torch stores it) or holds something else than finite numbers.
     """
     entries = drugban_entries(config)
     given = {name: np.asarray(x) for name, x in state.items() if not name.endswith("num_batches_tracked")}
@@ -103,20 +105,26 @@ def from_torch(state: Mapping[str, np.ndarray], config: ModelConfig) -> dict[str
     missing, unknown = sorted(wanted - set(given)), sorted(set(given) - wanted)
     if missing or unknown:
         raise DataError(f"weights do not fit DrugBAN: missing {missing or 'none'}; unknown {unknown or 'none'}")
-    expected = _shapes(config)
+    shapes = _torch_shapes(config)
+    faults = [fault for name, x in sorted(given.items()) if (fault := _fault(name, x, shapes[name]))]
+    if faults:
+        raise DataError(f"weights do not fit DrugBAN: {'; '.join(faults)}")
     variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
     for entry in entries:
-        array = given[entry.torch]
-        want = expected[entry.collection, entry.path]
-        if array.size != int(np.prod(want)) or entry.convert(array).shape != want:
-            raise DataError(
-                f"weights do not fit DrugBAN: {entry.torch} has shape {array.shape}, expected that of {want}"
-            )
         node = variables[entry.collection]
         for key in entry.path[:-1]:
             node = node.setdefault(key, {})
-        node[entry.path[-1]] = np.array(entry.convert(array), dtype=np.float32, order="C")
+        node[entry.path[-1]] = np.array(entry.convert(given[entry.torch]), dtype=np.float32, order="C")
     return variables
+
+
+def _fault(name: str, x: np.ndarray, shape: tuple[int, ...]) -> str:
+    """What is wrong with the array ``name``, or nothing."""
+    if x.shape != shape:
+        return f"{name} has shape {x.shape}, expected {shape}"
+    if not (np.issubdtype(x.dtype, np.floating) or np.issubdtype(x.dtype, np.integer)):
+        return f"{name} has dtype {x.dtype}, expected numbers"
+    return "" if np.isfinite(x).all() else f"{name} holds NaN or infinity"
 
 
 def to_torch(variables: Mapping[str, Any], config: ModelConfig) -> dict[str, np.ndarray]:
@@ -130,15 +138,19 @@ def to_torch(variables: Mapping[str, Any], config: ModelConfig) -> dict[str, np.
     return state
 
 
-def _shapes(config: ModelConfig) -> dict[tuple[str, tuple[str, ...]], tuple[int, ...]]:
-    """The shape of every array here, by collection and path."""
+def _torch_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every array as torch stores it, by torch name."""
     import jax
 
     from jaxdti.training.state import init_variables
 
     shapes = jax.eval_shape(lambda: init_variables(config, 0))
     flat, _ = jax.tree_util.tree_flatten_with_path(shapes)
-    return {(path[0].key, tuple(key.key for key in path[1:])): leaf.shape for path, leaf in flat}
+    ours = {(path[0].key, tuple(key.key for key in path[1:])): leaf.shape for path, leaf in flat}
+    return {
+        entry.torch: entry.invert(np.empty(ours[entry.collection, entry.path])).shape
+        for entry in drugban_entries(config)
+    }
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
@@ -150,11 +162,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected weights as .npz or .pth")
     if path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path}: not a readable .npz of plain arrays ({error})") from error
+        return _read_npz(path)
     if path.suffix not in (".pth", ".pt"):
         raise DataError(f"{path}: weights of kind {path.suffix!r}; expected .npz, .pth or .pt")
     try:
@@ -168,7 +176,26 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path}: not a weights-only torch file ({first})") from error
     if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
         raise DataError(f"{path}: expected a state dict of tensors, found {type(state).__name__}")
-    return {name: tensor.numpy() for name, tensor in state.items()}
+    return {name: tensor.float().numpy() for name, tensor in state.items()}
+
+
+# What NumPy's and the standard library's readers raise for a damaged archive, whichever byte is wrong.
+_UNREADABLE = (OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        # Opened here: NumPy leaves the file open when the archive is damaged.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            arrays = dict(archive) if isinstance(archive, np.lib.npyio.NpzFile) else None
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: not a readable .npz of plain arrays ({error})") from error
+    if arrays is None:
+        raise DataError(f"{path}: one array without a name; expected an .npz of arrays by torch name")
+    if others := sorted(name for name, x in arrays.items() if not isinstance(x, np.ndarray)):
+        raise DataError(f"{path}: {', '.join(others)} is not an array; expected an .npz of plain arrays")
+    return arrays
 
 
 def detect_config(state: Mapping[str, np.ndarray]) -> ModelConfig:
