@@ -74,6 +74,7 @@ class DrugBAN(nn.Module):
         x = x * (protein.residues > 0)[..., None].astype(x.dtype)
         if not self.config.reference:
             mask = protein.mask & row_mask[:, None]
+            x = x * mask[..., None].astype(x.dtype)
             for layer in self.sequence_layers:
                 x = layer(x, mask, train=train)
             return x, mask
