@@ -80,7 +80,7 @@ def choose_buckets(table: InteractionTable, store: FeatureStore, count: int, *, 
         shapes.append(shape)
         padded += len(group) * float(pair_cost(shape.atoms, shape.residues))
     useful = float(pair_cost(atoms, residues).sum())
-    return Buckets(tuple(shapes), of_row, 1.0 - useful / max(padded, 1e-9))
+    return Buckets(tuple(shapes), of_row, 1.0 - useful / padded if padded else 0.0)
 
 
 def one_bucket(table: InteractionTable, shape: Shape) -> Buckets:
