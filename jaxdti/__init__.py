@@ -3,8 +3,9 @@
 Importing the package is cheap: JAX, RDKit and scikit-learn are loaded by the modules that use them.
 """
 
-from jaxdti.versions import check_jax_version
+from jaxdti.versions import avoid_faulty_fusion, check_jax_version
 
 __version__ = "0.1.0"
 
 check_jax_version()
+avoid_faulty_fusion()

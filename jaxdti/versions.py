@@ -1,5 +1,6 @@
 """Refuses to stay silent about installed JAX versions that compute wrong numbers."""
 
+import os
 import warnings
 from importlib import metadata
 
@@ -21,3 +22,20 @@ def check_jax_version() -> None:
                 RuntimeWarning,
                 stacklevel=3,
             )
+
+
+# Supported releases that are wrong in a corner only: a plain sum, mean, max or min over the product with one small
+# shared matrix, in rows from 32,768 on. Without the fusion they are right (tests/test_miscompilation.py).
+FAULTY_FUSION = ("0.10.0", "0.10.1")
+_WITHOUT_FUSION = "--xla_cpu_experimental_ynn_fusion_type=-reduce"
+
+
+def avoid_faulty_fusion() -> None:
+    """Turns off XLA's faulty CPU fusion through ``XLA_FLAGS`` where the installed jaxlib has it.
+
+    XLA reads the variable at the first computation, so ``jaxdti`` has to be imported before that. A setting of the same
+    flag by the user stays.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if metadata.version("jaxlib") in FAULTY_FUSION and "xla_cpu_experimental_ynn_fusion_type" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {_WITHOUT_FUSION}".strip()

@@ -7,6 +7,8 @@ import jax
 import pytest
 from hypothesis import settings
 
+import jaxdti  # noqa: F401  before any computation: it turns a faulty fusion of some JAX releases off
+
 ROOT = Path(__file__).resolve().parents[1]
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

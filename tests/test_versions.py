@@ -1,6 +1,7 @@
 """The warning about miscompiling JAX versions, and an import that stays light."""
 
 import importlib
+import os
 import subprocess
 import sys
 import tomllib
@@ -12,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import jaxdti
-from jaxdti.versions import check_jax_version
+from jaxdti.versions import avoid_faulty_fusion, check_jax_version
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 
@@ -32,6 +33,22 @@ def test_good_version_is_silent(monkeypatch, version):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_jax_version()
+
+
+@pytest.mark.parametrize(
+    "jaxlib, before, after",
+    [
+        ("0.10.1", "", "--xla_cpu_experimental_ynn_fusion_type=-reduce"),
+        ("0.10.0", "--a=1", "--a=1 --xla_cpu_experimental_ynn_fusion_type=-reduce"),
+        ("0.10.0", "--xla_cpu_experimental_ynn_fusion_type=", "--xla_cpu_experimental_ynn_fusion_type="),
+        ("0.11.2", "--a=1", "--a=1"),
+    ],
+)
+def test_faulty_fusion_is_turned_off_where_it_is(monkeypatch, jaxlib, before, after):
+    monkeypatch.setattr(metadata, "version", lambda package: jaxlib)
+    monkeypatch.setenv("XLA_FLAGS", before)
+    avoid_faulty_fusion()
+    assert os.environ["XLA_FLAGS"] == after
 
 
 def test_warning_at_import(monkeypatch):
