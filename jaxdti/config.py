@@ -143,7 +143,7 @@ class ModelConfig:
     """widths of the decoder"""
     logits: int = 1
     """1, or 2 with score = logit[1] - logit[0]"""
-    pool: str = "sqrt"
+    pool: str = "mean"
     """joint vector divided by 1 (sum), atoms * residues (mean) or their square root (sqrt)"""
     dropout: float = 0.2
     """on the inputs of the two attention projections"""
@@ -205,9 +205,8 @@ class TrainingConfig:
             _between("training.chunk_steps", self.chunk_steps, 1)
         for name in ("learning_rate", "weight_decay", "warmup_epochs", "seed"):
             _between(f"training.{name}", getattr(self, name), 0)
-        for name in ("patience", "chunk_steps"):
-            if getattr(self, name) is not None:
-                _between(f"training.{name}", getattr(self, name), 1)
+        if self.patience is not None:
+            _between("training.patience", self.patience, 1)
         if self.clip_norm is not None and not (0 < self.clip_norm < math.inf):
             raise ValueError(f"training.clip_norm={self.clip_norm!r}: must be above 0")
         if self.weight_decay and self.optimizer != "adamw":
