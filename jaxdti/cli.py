@@ -163,7 +163,7 @@ def _evaluate_options(add: Callable[..., Parser]) -> None:
         commands.evaluate,
         "measure a trained model on a labelled table",
         "Score the labelled pairs of TABLE with a trained RUN and print the metrics.\n"
-        "Writes the metrics (JSON) and the scores, named after TABLE.",
+        "Writes NAME_metrics.json and NAME_scores.csv, NAME being that of TABLE.",
         "jaxdti evaluate runs/human_random pairs.csv --output results",
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="directory written by `jaxdti train` or `jaxdti import`")
@@ -171,7 +171,7 @@ def _evaluate_options(add: Callable[..., Parser]) -> None:
     parser.add_argument("--output", metavar="DIR", type=Path, help="where to write (default: the current directory)")
     _add_column_options(parser, label=True)
     parser.add_argument(
-        "--max-rejected", metavar="SHARE", type=float, help="error when a larger share of the rows is rejected"
+        "--max-rejected", metavar="SHARE", type=_share, help="error when a larger share of the rows is rejected"
     )
 
 
@@ -279,6 +279,17 @@ def _data_options(add: Callable[..., Parser]) -> None:
     _add_reading_options(parser)
 
 
+def _share(text: str) -> float:
+    """A share between 0 and 1, for argparse."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text} found, a share between 0 and 1 expected")
+    return share
+
+
 def _add_column_options(parser: argparse._ActionsContainer, label: bool) -> None:
     columns = parser.add_argument_group("columns (found among the usual names when not given)")
     columns.add_argument("--drug-column", metavar="NAME", help="column of SMILES")
@@ -286,8 +297,8 @@ def _add_column_options(parser: argparse._ActionsContainer, label: bool) -> None
     if label:
         columns.add_argument("--label-column", metavar="NAME", help="column of labels")
     sides = parser.add_argument_group("relational layout (TABLE holds keys)")
-    sides.add_argument("--drugs", metavar="TABLE", type=Path, help="table of drug key and SMILES")
-    sides.add_argument("--proteins", metavar="TABLE", type=Path, help="table of protein key and sequence")
+    sides.add_argument("--drugs", metavar="TABLE", help="table of drug key and SMILES")
+    sides.add_argument("--proteins", metavar="TABLE", help="table of protein key and sequence")
 
 
 def _add_reading_options(parser: Parser) -> None:

@@ -11,6 +11,7 @@ from jaxdti.config import config_fields, load_config
 from jaxdti.data.interactions import DataError
 
 NON_FINITE = 3
+UNCALIBRATED = "imported weights: probabilities are the plain sigmoid, the threshold is 0.5; nothing was fitted to data"
 
 
 def train(options: argparse.Namespace) -> int:
@@ -55,9 +56,26 @@ def evaluate(options: argparse.Namespace) -> int:
     from jaxdti.inference.evaluate import evaluate as evaluate_run
 
     settings = _given(options, "drug_column", "protein_column", "label_column", "drugs", "proteins", "max_rejected")
-    with listing_rejected((options.output or Path()) / "rejected.csv"):
-        evaluate_run(options.run, options.table, options.output, **settings)
+    folder, name = options.output or Path(), options.table.name.partition(".")[0]
+    with listing_rejected(folder / f"{name}_rejected.csv"):
+        metrics = evaluate_run(options.run, options.table, options.output, **settings)
+    print_table(str(options.table), _metric_rows(metrics))
+    if metrics.get("calibrated") is False:
+        print(UNCALIBRATED)
+    print(f"written to {folder / name}_metrics.json and {folder / name}_scores.csv")
     return 0
+
+
+def _metric_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows = [("metric", "value", "95 % interval")]
+    for name, value in metrics.items():
+        if name.endswith("_ci") or isinstance(value, bool):
+            continue
+        shown = "undefined" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        low, high = metrics.get(f"{name}_ci") or (None, None)
+        between = f"{low:.4f} to {high:.4f}" if low is not None and high is not None else ""
+        rows.append((name.replace("_", " "), shown, between))
+    return rows
 
 
 def predict(options: argparse.Namespace) -> int:
@@ -109,6 +127,7 @@ def import_weights(options: argparse.Namespace) -> int:
 
     import_run(options.weights, options.output)
     print(f"written to {options.output}")
+    print(UNCALIBRATED)
     return 0
 
 
@@ -167,6 +186,7 @@ def listing_rejected(path: Path) -> Iterator[None]:
         yield
     except TooManyRejected as error:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             error.report.write_rejected(path)
         except OSError as failure:
             raise DataError(f"{error}; the list {path} cannot be written ({failure.strerror})") from error

@@ -21,6 +21,7 @@ from jaxdti.data.tables import read_table
 
 ROOT = Path(__file__).resolve().parents[1]
 SEQUENCES = ("MKTAYIAKQRQISFVKSHFSRQ", "GSHMENLYFQGAAAKLLPTRW", "MADEEKLPPGWEKRMSRSSGR", "MSTNPKPQRKTKRNTNRRPQD")
+METRICS = {"auroc": 0.91234, "mcc": None, "auroc_ci": [0.85, 0.95], "pairs": 1234, "calibrated": False}
 SMILES = ("CCO", "c1ccccc1", "CC(=O)O", "CCN", "CCCl", "c1ccncc1", "CC(C)O", "CCCC", "OCCO", "CCBr")
 
 
@@ -66,7 +67,7 @@ def calls(monkeypatch):
     scores = pa.table({"SMILES": ["CCO"], "score": [1.25], "probability": [0.777], "error": [""]})
     fakes = {
         "jaxdti.inference.predict": ("predict", scores),
-        "jaxdti.inference.evaluate": ("evaluate", {}),
+        "jaxdti.inference.evaluate": ("evaluate", METRICS),
         "jaxdti.interop.importing": ("import_weights", None),
     }
     for module, (name, result) in fakes.items():
@@ -264,8 +265,18 @@ def test_too_many_rejected_rows_are_listed_beside_the_run(fails):
 # evaluate, predict, import
 
 
-def test_evaluate_passes_only_what_was_given(run_cli, calls):
-    assert run_cli("evaluate", "run", "pairs.csv")[0] == 0
+def test_evaluate_passes_what_was_given_and_prints_the_metrics(run_cli, fails, calls):
+    code, out, _ = run_cli("evaluate", "run", "pairs.csv")
+    assert code == 0
+    assert out.splitlines() == [
+        "pairs.csv",
+        "metric  value      95 % interval",
+        "auroc   0.9123     0.8500 to 0.9500",
+        "mcc     undefined",
+        "pairs   1,234",
+        commands.UNCALIBRATED,
+        "written to pairs_metrics.json and pairs_scores.csv",
+    ]
     arguments = ["--output", "out", "--label-column", "pKd", "--drug-column", "S", "--max-rejected", "0.5"]
     assert run_cli("evaluate", "run", "pairs.csv", *arguments)[0] == 0
     given = {"label_column": "pKd", "drug_column": "S", "max_rejected": 0.5}
@@ -273,6 +284,8 @@ def test_evaluate_passes_only_what_was_given(run_cli, calls):
         ("evaluate", (Path("run"), Path("pairs.csv"), None), {}),
         ("evaluate", (Path("run"), Path("pairs.csv"), Path("out")), given),
     ]
+    assert "2 found, a share between 0 and 1 expected" in fails("evaluate", "run", "pairs.csv", "--max-rejected", "2")
+    assert "x found, a share between 0 and 1 expected" in fails("evaluate", "run", "pairs.csv", "--max-rejected", "x")
 
 
 @pytest.mark.parametrize(
@@ -311,7 +324,7 @@ def test_predict_one_invalid_pair_is_an_error(fails, calls, monkeypatch):
 
 
 def test_import(run_cli, fails, calls):
-    assert run_cli("import", "weights.npz", "--output", "run")[:2] == (0, "written to run\n")
+    assert run_cli("import", "weights.npz", "--output", "run")[:2] == (0, f"written to run\n{commands.UNCALIBRATED}\n")
     assert calls == [("import_weights", (Path("weights.npz"), Path("run")), {})]
     assert "required: --output" in fails("import", "weights.npz")
 
