@@ -15,20 +15,25 @@ def randomised(variables, seed=0):
 
 
 def as_float32(tree):
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+    return jax.tree.map(np.float32, tree)
+
+
+def initial(layer, *inputs, **options):
+    return jax.jit(lambda key: layer.init(key, *inputs, **options))(np.zeros(2, np.uint32))
 
 
 def test_linear_values_and_initial_range():
     x = np.random.default_rng(0).normal(size=(2, 3, 16))
     layer = Linear(200)
-    start = layer.init(jax.random.PRNGKey(0), as_float32(x))["params"]["dense"]
+    start = initial(layer, as_float32(x))["params"]["dense"]
     for name in ("kernel", "bias"):
         # U(-1/4, 1/4) for 16 inputs, the bias too.
         assert 0.24 < np.abs(start[name]).max() <= 0.25
     params = randomised({"dense": start})
-    got = layer.apply({"params": as_float32(params)}, as_float32(x))
+    got = jax.jit(layer.apply)({"params": as_float32(params)}, as_float32(x))
     np.testing.assert_allclose(got, x @ params["dense"]["kernel"] + params["dense"]["bias"], rtol=1e-4, atol=1e-4)
-    assert "bias" not in Linear(4, use_bias=False).init(jax.random.PRNGKey(0), as_float32(x))["params"]["dense"]
+    bare = jax.eval_shape(Linear(4, use_bias=False).init, np.zeros(2, np.uint32), x)
+    assert set(bare["params"]["dense"]) == {"kernel"}
 
 
 def weight_norm(x, kernel, gain, bias):
@@ -37,9 +42,9 @@ def weight_norm(x, kernel, gain, bias):
 
 def test_weight_normalisation_starts_as_a_plain_layer():
     x = np.random.default_rng(0).normal(size=(5, 8))
-    params = WeightNormLinear(12).init(jax.random.PRNGKey(0), as_float32(x))["params"]
+    params = initial(WeightNormLinear(12), as_float32(x))["params"]
     np.testing.assert_allclose(params["gain"], np.linalg.norm(params["kernel"]), rtol=1e-6)
-    got = WeightNormLinear(12).apply({"params": params}, as_float32(x))
+    got = jax.jit(WeightNormLinear(12).apply)({"params": params}, as_float32(x))
     np.testing.assert_allclose(got, x @ np.asarray(params["kernel"]) + np.asarray(params["bias"]), rtol=1e-5, atol=1e-6)
 
 
@@ -52,7 +57,7 @@ def test_weight_normalisation_values_and_gradients(complex_step):
         y = WeightNormLinear(5).apply({"params": params}, x)
         return jnp.sum(y * as_float32(upstream)), y
 
-    (_, y), (got, got_x) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(as_float32(params), as_float32(x))
+    (_, y), (got, got_x) = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(*as_float32((params, x)))
     np.testing.assert_allclose(y, weight_norm(x, **params), rtol=1e-5, atol=1e-5)
     for name in params:
         slope = complex_step(lambda v, n=name: (weight_norm(x, **(params | {n: v})) * upstream).sum(), params[name])
@@ -75,23 +80,24 @@ def test_decoder_in_training_sees_the_valid_rows_only():
     mask = np.array([True, True, False, True, True, True, False])
     x = rng.normal(size=(7, 6))
     decoder = Decoder((8, 5), 2)
-    variables = decoder.init(jax.random.PRNGKey(0), as_float32(x), jnp.asarray(mask), train=False)
-    params = randomised(variables["params"])
-    got, _ = decoder.apply(
-        {"params": as_float32(params), "batch_stats": variables["batch_stats"]},
-        as_float32(x),
-        jnp.asarray(mask),
-        train=True,
-        mutable="batch_stats",
-    )
+    shapes = jax.eval_shape(lambda: decoder.init(np.zeros(2, np.uint32), as_float32(x), mask, train=False))
+    params = randomised(shapes["params"])
+
+    @jax.jit
+    def train(params):
+        variables = {"params": params, "batch_stats": jax.tree.map(lambda s: jnp.ones(s.shape), shapes["batch_stats"])}
+        return decoder.apply(variables, as_float32(x), mask, train=True, mutable="batch_stats")[0]
+
+    got = train(as_float32(params))
     expected = numpy_decoder(x, params, mask, layers=2)
     assert got.shape == (7, 2)
     np.testing.assert_allclose(np.asarray(got)[mask], expected[mask], rtol=1e-4, atol=1e-4)
 
 
 def test_decoder_in_bfloat16_returns_float32():
-    x = jnp.ones((3, 4), jnp.bfloat16)
-    logits, _ = Decoder((8,), 1, dtype=jnp.bfloat16).init_with_output(
-        jax.random.PRNGKey(0), x, jnp.ones(3, bool), train=False
+    x, decoder = np.ones((3, 4), jnp.bfloat16), Decoder((8,), 1, dtype=jnp.bfloat16)
+    logits, variables = jax.eval_shape(
+        lambda: decoder.init_with_output(np.zeros(2, np.uint32), x, np.ones(3, bool), train=False)
     )
     assert logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
