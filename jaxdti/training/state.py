@@ -1,5 +1,6 @@
 """The training state: a pytree of arrays only, so that it stacks over replicas, donates and checkpoints."""
 
+from functools import partial
 from typing import Any
 
 import chex
@@ -38,9 +39,9 @@ def init_variables(config: ModelConfig, seed: int | Array) -> dict[str, Any]:
     protein = ProteinBatch(
         residues=jnp.ones((1, residues), jnp.uint8), residue_count=jnp.full((1,), residues, jnp.int32)
     )
-    variables = DrugBAN(config).init(
-        {"params": jax.random.PRNGKey(seed)}, drug, protein, jnp.ones((1,), bool), train=False
-    )
+    # One program: operation by operation, dozens of small ones would be compiled.
+    init = jax.jit(partial(DrugBAN(config).init, train=False))
+    variables = init({"params": jax.random.PRNGKey(seed)}, drug, protein, jnp.ones((1,), bool))
     return {"params": variables["params"], "batch_stats": variables["batch_stats"]}
 
 
