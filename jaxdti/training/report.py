@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from tensorboardX import SummaryWriter
@@ -80,12 +81,13 @@ def show_results(task: str, summary: dict[str, Any], output: Path) -> None:
     """Prints the network beside the baselines on the test part, and the ceiling where it is known."""
     results = {"DrugBAN (this run)": summary["test"], **summary["baselines"]}
     header, *rows = baseline_table(results, task)
-    table = Table(title="test")
+    console = Console(highlight=False)
+    table = Table(title="test", box=box.HEAVY_HEAD if console.is_terminal else None)
     for i, name in enumerate(header):
         table.add_column(name, justify="left" if i == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False).print(table)
+    console.print(table)
     if "ceiling_auroc" in summary:
         print(f"Bayes ceiling: test AUROC {summary['ceiling_auroc']:.3f}")
     print(f"best epoch {summary['best_epoch']} of {summary['epochs']}, {_duration(summary['seconds'])} of training")

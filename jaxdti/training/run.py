@@ -49,8 +49,9 @@ def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str,
       DataError: the data are unfit, or ``output`` exists and is not to be overwritten.
       NonFiniteLoss, Interrupted: see ``jaxdti.training.loop.fit``; the run can be resumed after ``Interrupted``.
     """
-    _prepare_directory(output, overwrite)
-    dataset = load_data(config.data, config.task)
+    _check_directory(output, overwrite)
+    dataset = load_data(config.data, config.task)  # before anything is deleted or created: the data may be unfit
+    _create_directory(output)
     save_config(config, output / "config.yaml")
     if dataset.report is not None and dataset.report.rejected:
         dataset.report.write_rejected(output / "rejected.csv")
@@ -77,22 +78,24 @@ def resume(run: Path) -> dict[str, Any]:
     return _run(config, run, dataset)
 
 
-def _prepare_directory(output: Path, overwrite: bool) -> None:
-    """An empty directory of the run's own; only a directory that is a run is ever overwritten."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        if not overwrite:
-            raise DataError(f"{output}: already exists; give another --output, or --overwrite, or --resume {output}")
-        if not (output / "config.yaml").is_file():
-            raise DataError(
-                f"{output}: is not a run directory (no config.yaml); --overwrite would delete foreign files"
-            )
-        shutil.rmtree(output)
+def _check_directory(output: Path, overwrite: bool) -> None:
+    """Only a directory that is a run is ever overwritten."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not overwrite:
+        raise DataError(f"{output}: already exists; give another --output, or --overwrite, or --resume {output}")
+    if not (output / "config.yaml").is_file():
+        raise DataError(f"{output}: is not a run directory (no config.yaml); --overwrite would delete foreign files")
+
+
+def _create_directory(output: Path) -> None:
+    """An empty directory in place of what ``_check_directory`` accepted."""
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        if output.exists():
+            shutil.rmtree(output)
+        output.mkdir(parents=True)
     except OSError as error:
         raise DataError(f"{output}: cannot create the run directory ({error.strerror})") from error
-    if not os.access(output, os.W_OK):
-        raise DataError(f"{output}: the run directory is not writable")
 
 
 def _describe_data(dataset: Dataset) -> dict[str, Any]:
