@@ -29,29 +29,28 @@ def buckets_for(
 def make_scorer(
     config: ModelConfig, features: DeviceFeatures, table: InteractionTable, buckets: Buckets, batch_size: int
 ) -> Scorer:
-    """Builds ``scorer(variables, rows) -> float32 [len(rows)]``: raw network outputs of table rows, in their order.
+    """Builds ``scorer(variables, rows) -> float32 [len(rows)]``: raw network outputs of table rows.
 
-    One program a bucket shape, compiled at its first use; BatchNorm uses the running statistics.
+    They come in the order of ``rows``, which may name a row more than once. One program a bucket shape, compiled at its first use; BatchNorm uses the running statistics.
     """
     model = DrugBAN(config)
 
     def forward(variables: dict[str, Any], features: DeviceFeatures, batch: PairBatch, shape: Shape) -> Array:
         drugs, proteins = features.drugs(batch.drug, shape), features.proteins(batch.protein, shape)
-        return score(model.apply(variables, drugs, proteins, batch.row_mask, train=False))
+        logits: Any = model.apply(variables, drugs, proteins, batch.row_mask, train=False)
+        return score(logits)
 
     compiled = jax.jit(forward, static_argnames="shape")
 
     def scorer(variables: dict[str, Any], rows: np.ndarray) -> np.ndarray:
-        position = np.full(len(table), -1, np.int64)
-        position[rows] = np.arange(len(rows))
         pending = []
         for chunk in plan_evaluation(rows, buckets, batch_size):
             batch = pair_batch(table, chunk.rows[0])
             pending.append((chunk.rows[0], compiled(variables, features, batch, buckets.shapes[chunk.bucket])))
-        scores = np.zeros(len(rows), np.float32)
+        scores = np.zeros(len(table), np.float32)
         for taken, values in pending:
             valid = taken >= 0
-            scores[position[taken[valid]]] = np.asarray(values)[valid]
-        return scores
+            scores[taken[valid]] = np.asarray(values)[valid]
+        return scores[rows]
 
     return scorer

@@ -26,9 +26,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def save(self, step: int, state: Any, best: Any, progress: dict[str, Any]) -> None:
-        """Writes ``state`` and ``best`` (pytrees of arrays) and ``progress`` (JSON) as this step, replacing it."""
-        if step in self._manager.all_steps():
-            self._manager.delete(step)
+        """Writes ``state`` and ``best`` (pytrees of arrays) and ``progress`` (JSON) as a step later than the last."""
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -52,7 +50,7 @@ class Checkpoints:
                 progress=ocp.args.JsonRestore(),
             ),
         )
-        return restored.state, restored.best, restored.progress
+        return restored["state"], restored["best"], restored["progress"]
 
     def close(self) -> None:
         self._manager.close()

@@ -1,6 +1,7 @@
 """The training loop: the host plans, the device runs chunks, and they meet at chunk ends only."""
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from jaxdti.training.state import TrainState
 from jaxdti.training.step import make_chunk, make_train_step
 
 SELECTION = {"classification": "auroc", "regression": "concordance_index"}
+_ADVICE = "The last checkpoint, if any, is from before; try a lower training.learning_rate or training.clip_norm=1"
 _CONTACT_SECONDS = 2.0  # between two looks at the device inside an epoch
 
 
@@ -101,7 +103,7 @@ def fit(
       The last state, the variables of the best validation epoch, and the completed progress.
 
     Raises:
-      NonFiniteLoss: the step and the rows of its batch are named.
+      NonFiniteLoss: the step and the rows of its batch are named; nothing was saved since.
       Interrupted: SIGTERM or SIGINT arrived; saved at the chunk's end.
     """
     training = config.training
@@ -126,7 +128,7 @@ def fit(
                 if not (last or stopped or now - contact > _CONTACT_SECONDS):
                     continue
                 _collect(progress, pending)
-                _check_finite(state, progress.epoch, dataset, chunks, steps)
+                _check_finite(state, progress.epoch, dataset, chunks)
                 pending, contact = [], time.perf_counter()
                 progress.seconds += contact - started
                 started = contact
@@ -186,34 +188,41 @@ def _collect(progress: Progress, pending: list[tuple[Chunk, dict[str, jax.Array]
         progress.trained_rows += int(count.sum())
 
 
-def _check_finite(state: TrainState, epoch: int, dataset: Dataset, chunks: list[Chunk], steps: int) -> None:
+def _check_finite(state: TrainState, epoch: int, dataset: Dataset, chunks: list[Chunk]) -> None:
+    """Raises NonFiniteLoss when the state has recorded a bad step; ``chunks`` are those of the whole epoch."""
     first_bad = int(state.first_bad)
     if first_bad < 0:
         return
-    # The step counter stopped at the bad step; count the steps with rows of this epoch up to it.
-    per_epoch = [batch for chunk in chunks for batch in chunk.rows if np.any(batch >= 0)]
-    batch = per_epoch[(first_bad - _steps_before(epoch, len(per_epoch))) % len(per_epoch)]
+    # Steps without rows are not counted, and every epoch has the same number of others: the sizes of the buckets
+    # decide it, not the shuffle.
+    counted = [batch for chunk in chunks for batch in chunk.rows if np.any(batch >= 0)]
+    batch = counted[first_bad - epoch * len(counted)]
     table, rows = dataset.table, batch[batch >= 0]
     where = ", ".join(f"{table.part[row]} row {table.row[row] + 1}" for row in rows[:4])
     raise NonFiniteLoss(
         f"step {first_bad} (epoch {epoch + 1}): the loss or its gradient is not finite; its batch of {len(rows)} pairs "
-        f"begins with {where}. The last checkpoint is from before; try a lower training.learning_rate or "
-        f"training.clip_norm=1"
+        f"begins with {where}. {_ADVICE}"
     )
 
 
-def _steps_before(epoch: int, steps_per_epoch: int) -> int:
-    """Every epoch has the same number of steps with rows: the bucket sizes decide it, not the shuffle."""
-    return epoch * steps_per_epoch
-
-
 def _finish_epoch(config, dataset: Dataset, scorer: Scorer, state, best, progress: Progress, report: Reporter):
-    """Validates, keeps the best weights, records the epoch."""
+    """Validates, keeps the best weights, records the epoch.
+
+    Raises:
+      NonFiniteLoss: a validation score is not finite; the epoch's last updates can do that with finite losses.
+    """
     start = time.perf_counter()
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    metrics = validate(config, dataset, scorer(variables, dataset.parts["validation"]))
+    scores = scorer(variables, dataset.parts["validation"])
+    if bad := int(np.sum(~np.isfinite(scores))):
+        raise NonFiniteLoss(
+            f"step {int(state.step) - 1} (epoch {progress.epoch + 1}, its last): {bad} of {len(scores)} validation "
+            f"scores are not finite after it. {_ADVICE}"
+        )
+    metrics = validate(config, dataset, scores)
     value = metrics[SELECTION[config.task]]
-    # An undefined score (one class only) never replaces a defined one; ties stay with the earlier epoch.
+    # Where the score is undefined (validation labels all equal), the last epoch counts as the best; ties stay with the
+    # earlier epoch.
     better = progress.best_value is None or (np.isfinite(value) and not value <= progress.best_value)
     if better:
         # A copy: the state's buffers are donated to the next chunk.
@@ -275,11 +284,9 @@ def _stop_signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    try:
+    if threading.current_thread() is threading.main_thread():  # elsewhere the caller keeps its own handlers
         for number in (signal.SIGTERM, signal.SIGINT):
             previous[number] = signal.signal(number, handler)
-    except ValueError:  # not in the main thread, as under some notebooks: the caller keeps its own handlers
-        pass
     try:
         yield received
     finally:
