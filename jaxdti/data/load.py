@@ -33,23 +33,26 @@ class Dataset:
 
 
 def load_data(data: DataConfig, task: str) -> Dataset:
-    """Reads the data that the configuration names.
+    """Reads the data that the configuration names, in one of three ways: a dataset, given parts or a table to split.
 
     Raises:
       DataError: nothing or too much is named, a file is missing or unfit, the task does not suit, or a part is empty.
     """
+    files = {part: Path(path) for part in PARTS if (path := getattr(data, part))}
+    named = [f"data.{name}" for name in ("dataset", *PARTS, "table") if getattr(data, name)]
+    if sum((bool(data.dataset), bool(files), bool(data.table))) > 1:
+        raise DataError(f"{' and '.join(named)} are set: a dataset, given parts and a table exclude each other")
     if data.dataset == EMBEDDED:
         return _planted(data, task)
     if data.dataset:
         return _named(data, task)
-    if data.train and data.test:
-        files = {"train": data.train, "validation": data.validation, "test": data.test}
-        return _given(data, task, {part: Path(path) for part, path in files.items() if path})
+    if "train" in files and "test" in files:
+        return _given(data, task, files)
     if data.table:
         return _split_here(data, task, Path(data.table))
     raise DataError(
-        "no data named: set data.dataset (see `jaxdti data list`), or data.train, data.validation and data.test, "
-        "or data.table"
+        f"no complete data named ({' and '.join(named) or 'nothing'} set): expected data.dataset (see `jaxdti data "
+        f"list`), or data.train and data.test with or without data.validation, or data.table"
     )
 
 

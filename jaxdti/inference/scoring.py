@@ -31,7 +31,8 @@ def make_scorer(
 ) -> Scorer:
     """Builds ``scorer(variables, rows) -> float32 [len(rows)]``: raw network outputs of table rows.
 
-    They come in the order of ``rows``, which may name a row more than once. One program a bucket shape, compiled at its first use; BatchNorm uses the running statistics.
+    They come in the order of ``rows``, which may name a row more than once. One program a bucket shape, compiled at
+    its first use; BatchNorm uses the running statistics.
     """
     model = DrugBAN(config)
 

@@ -80,8 +80,11 @@ def resume(run: Path) -> dict[str, Any]:
 
 def _check_directory(output: Path, overwrite: bool) -> None:
     """Only a directory that is a run is ever overwritten."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
+    try:
+        if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+            return
+    except OSError as error:  # a name too long, a folder that may not be read
+        raise DataError(f"{output}: cannot be the run directory ({error.strerror})") from error
     if not overwrite:
         raise DataError(f"{output}: already exists; give another --output, or --overwrite, or --resume {output}")
     if not (output / "config.yaml").is_file():
@@ -141,6 +144,8 @@ def _run(config: Config, output: Path, dataset: Dataset) -> dict[str, Any]:
     started = time.perf_counter()
     for line in dataset.lines:
         say(line)
+    if np.ptp(dataset.table.label[dataset.parts["validation"]]) == 0:
+        say("warning: all validation labels are equal: no epoch can be chosen, so the weights of the last one are kept")
     write_json(output / "environment.json", describe_environment())
     features = device_features(dataset.store)
     training = config.training
