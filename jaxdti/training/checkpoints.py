@@ -75,7 +75,7 @@ def load_weights(directory: Path, like: Any) -> Any:
     """Reads what ``save_weights`` wrote; ``like`` gives structure, shapes and dtypes.
 
     Raises:
-      DataError: there are no weights, or they are of another model.
+      DataError: there are no weights, they are of another model, or damaged.
     """
     if not directory.is_dir():
         raise DataError(
@@ -84,7 +84,28 @@ def load_weights(directory: Path, like: Any) -> Any:
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), like)
     with ocp.StandardCheckpointer() as checkpointer:
         try:
+            stored = checkpointer.metadata(directory.absolute()).item_metadata
+            if stored is None:
+                raise DataError(f"{directory}: the weights are damaged, their description cannot be read")
+            _check_shapes(directory, _shapes(stored.tree), _shapes(target))
             return checkpointer.restore(directory.absolute(), target)
-        except (ValueError, KeyError, FileNotFoundError) as error:
+        except (KeyError, OSError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
             reason = str(error).strip().splitlines()[0]
-            raise DataError(f"{directory}: the weights do not fit the run's configuration ({reason})") from error
+            raise DataError(f"{directory}: the weights are damaged ({reason})") from error
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _check_shapes(directory: Path, stored: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> None:
+    """Names the first array that does not fit; a restore that fails half-way leaves open files and unawaited tasks."""
+    for name in sorted(stored.keys() | wanted.keys()):
+        if stored.get(name) != wanted.get(name):
+            raise DataError(
+                f"{directory}: the weights do not fit the run's configuration: {name} has shape "
+                f"{stored.get(name, 'none')}, expected {wanted.get(name, 'no such array')}"
+            )

@@ -1,0 +1,342 @@
+"""The loop's own logic, with the toy network in DrugBAN's place: plans, programs, signals, patience, bad batches."""
+
+import copy
+import json
+import os
+import signal
+import threading
+from types import SimpleNamespace
+
+import chex
+import jax
+import numpy as np
+import optax
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.utils.class_weight import compute_class_weight
+
+from jaxdti.config import Config, ModelConfig, TrainingConfig
+from jaxdti.data.batches import Buckets, Shape, pair_batch, plan_epoch
+from jaxdti.data.interactions import InteractionTable
+from jaxdti.data.load import Dataset
+from jaxdti.evaluation.metrics import concordance_index
+from jaxdti.training import loop
+from jaxdti.training.loop import Interrupted, NonFiniteLoss, Progress, Reporter, fit
+
+TRAIN, VALIDATION = np.arange(5, 42), np.arange(42, 60)
+LABEL = np.random.default_rng(2).integers(0, 2, 60)
+BUCKETS = Buckets((Shape(8, 8, 32), Shape(16, 8, 32)), (np.arange(60) % 3 == 0).astype(np.int32), 0.0)
+TX = optax.adam(0.05)
+
+
+def make_table(label: np.ndarray) -> InteractionTable:
+    rng = np.random.default_rng(1)
+    return InteractionTable(
+        drugs=np.array([f"drug {i}" for i in range(12)], object),
+        proteins=np.array([f"protein {i}" for i in range(12)], object),
+        drug=rng.integers(0, 12, 60).astype(np.int32),
+        protein=rng.integers(0, 12, 60).astype(np.int32),
+        label=label.astype(np.float32),
+        part=np.where(np.arange(60) < 42, "train", "validation").astype(object),
+        row=np.arange(60) * 10,  # as of a file where most rows were rejected
+    )
+
+
+def make_dataset(label):
+    parts = {"train": TRAIN, "validation": VALIDATION, "test": VALIDATION}
+    return Dataset(table=make_table(label), store=None, parts=parts, report=None, lines=[])  # type: ignore[arg-type]
+
+
+class Memory:
+    """Checkpoints in memory; the progress goes through JSON, as on disk."""
+
+    def __init__(self):
+        self.saved = []
+
+    def save(self, step, state, best, progress):
+        assert not self.saved or step > self.saved[-1][0], "a step was saved twice"
+        arrays = jax.tree.map(np.array, (state, best))
+        self.saved.append((step, *arrays, json.dumps(progress)))
+
+
+@pytest.fixture
+def problem(toy, monkeypatch):
+    """``run(...)`` trains the toy network on 37 pairs in two buckets: 8 batches of up to 5 an epoch."""
+    monkeypatch.setattr(loop, "pair_objective", lambda *arguments, **settings: toy.objective)
+    chunks = []
+    hook = SimpleNamespace(before=lambda number, rows: None, change=lambda rows, batch: batch)
+
+    def recorded(table, rows):
+        hook.before(len(chunks), rows)
+        chunks.append(rows)
+        return hook.change(rows, pair_batch(table, rows))
+
+    monkeypatch.setattr(loop, "pair_batch", recorded)
+
+    def run(
+        memory=None, *, scorer=None, label=LABEL, task="classification", resuming=False, tx=TX, rate=0.25, **training
+    ):
+        memory = memory or Memory()
+        dataset = make_dataset(label)
+        table = dataset.table
+        settings = {"epochs": 4, "batch_size": 5, "chunk_steps": 1} | training
+        config = Config(task=task, model=ModelConfig(), training=TrainingConfig(**settings))
+
+        def score(variables, rows):
+            drug, protein = (np.asarray(variables["params"][name]) for name in ("drug", "protein"))
+            return np.sum(drug[table.drug[rows]] * protein[table.protein[rows]], axis=-1)
+
+        state, progress = toy.init(tx, 0, rate), Progress()
+        best = {"params": state.params, "batch_stats": state.batch_stats}
+        if resuming:
+            _, state, best, saved = memory.saved[-1]
+            state, best, progress = *jax.tree.map(jax.numpy.array, (state, best)), Progress(**json.loads(saved))
+        best = jax.tree.map(lambda x: x.copy(), best)
+        told = SimpleNamespace(updates=[], epochs=[], programs=[])
+        report = Reporter(
+            update=lambda line: told.updates.append(copy.deepcopy(line)),
+            epoch=told.epochs.append,
+            compiled=lambda name, seconds: told.programs.append(name),
+        )
+        state, best, progress = fit(
+            config,
+            dataset,
+            None,
+            BUCKETS,
+            scorer or score,
+            tx,
+            state,
+            best,
+            progress,
+            memory,
+            report,  # type: ignore[arg-type]
+        )
+        return SimpleNamespace(state=state, best=best, progress=progress, told=told, memory=memory)
+
+    return SimpleNamespace(run=run, chunks=chunks, hook=hook)
+
+
+def without_times(history):
+    return [{k: v for k, v in record.items() if k not in ("seconds", "samples_per_second")} for record in history]
+
+
+def test_every_epoch_trains_every_pair_once_in_one_program_a_bucket(problem):
+    result = problem.run(epochs=3, chunk_steps=2)
+    assert len(result.told.programs) == len(set(result.told.programs)) == 2
+    rows = np.concatenate([chunk.ravel() for chunk in problem.chunks])
+    assert sorted(rows[rows >= 0]) == sorted(np.tile(TRAIN, 3))
+    counted = sum(bool((batch >= 0).any()) for chunk in problem.chunks for batch in chunk)
+    assert int(result.state.step) == counted == int(result.state.batch_stats["calls"])
+    assert [record["epoch"] for record in result.told.epochs] == [1, 2, 3] and result.progress.epoch == 3
+    assert result.progress.trained_rows == 3 * len(TRAIN) and result.progress.chunk == result.progress.rows == 0
+    assert result.progress.history == result.told.epochs
+    share = result.told.updates[-1]
+    assert share["share"] == 1.0 and share["epoch"] == 3 and share["eta_seconds"] == 0.0
+
+
+def test_the_epochs_loss_is_the_mean_over_its_pairs(problem):
+    """With a network that stands still, the same at any batch size, although batches are not equally large."""
+    frozen = optax.set_to_zero()
+    losses = [problem.run(epochs=1, tx=frozen, rate=0.0, batch_size=size).told.epochs[0]["loss"] for size in (5, 8, 40)]
+    assert len({int((batch >= 0).sum()) for chunk in problem.chunks for batch in chunk}) > 3
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
+
+
+def test_how_often_the_host_looks_changes_nothing(problem, monkeypatch):
+    seldom = problem.run(epochs=2)
+    monkeypatch.setattr(loop, "_CONTACT_SECONDS", -1.0)
+    often = problem.run(epochs=2)
+    assert len(seldom.told.updates) == 2 and len(often.told.updates) == 16
+    chex.assert_trees_all_equal((often.state, often.best), (seldom.state, seldom.best))
+    assert without_times(often.told.epochs) == without_times(seldom.told.epochs)
+
+
+def test_the_toy_learns_its_pairs_by_heart(problem):
+    label = np.random.default_rng(3).integers(0, 2, 60)
+    table = make_table(label)
+    for i in range(60):  # a pair has one label
+        twins = (table.drug == table.drug[i]) & (table.protein == table.protein[i])
+        label[twins] = label[i]
+    result = problem.run(epochs=60, label=label)
+    drug, protein = (np.asarray(result.state.params[name]) for name in ("drug", "protein"))
+    score = np.sum(drug[table.drug[TRAIN]] * protein[table.protein[TRAIN]], axis=-1)
+    assert roc_auc_score(label[TRAIN], score) > 0.99
+    assert result.told.epochs[-1]["loss"] < 0.5 * result.told.epochs[0]["loss"]
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("epoch", [0, 2])
+@pytest.mark.parametrize("resumed", [False, True], ids=["unbroken", "resumed"])
+def test_the_bad_batch_is_named(problem, steps, epoch, resumed):
+    plan = plan_epoch(TRAIN, BUCKETS, 5, steps, seed=0, epoch=epoch)
+    *_, bad = (step for step in plan[-1].rows if (step >= 0).any())
+    first_chunk = epoch * len(plan)
+
+    def poison(rows, batch):
+        hit = (rows == bad[0]) & (len(problem.chunks) > first_chunk)
+        return batch.replace(label=np.where(hit, np.nan, batch.label).astype(np.float32))
+
+    problem.hook.change = poison
+    memory = Memory()
+    if resumed:
+        problem.hook.before = lambda number, rows: number == first_chunk and os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            problem.run(memory, chunk_steps=steps)
+        assert json.loads(memory.saved[-1][-1])["chunk"] == 1
+    with pytest.raises(NonFiniteLoss) as error:
+        problem.run(memory, chunk_steps=steps, resuming=resumed)
+    counted = sum(bool((batch >= 0).any()) for chunk in problem.chunks for batch in chunk)
+    rows = bad[bad >= 0]
+    assert str(error.value).startswith(
+        f"step {counted - 1} (epoch {epoch + 1}): the loss or its gradient is not finite; its batch of {len(rows)} "
+        f"pairs begins with {', '.join(f'train row {10 * row + 1}' for row in rows[:4])}. The last checkpoint"
+    )
+    assert len(memory.saved) == epoch + resumed
+    for step, state, best, _ in memory.saved:
+        assert step < counted and state.first_bad == -1
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, best)))
+
+
+def test_scores_that_are_not_finite_stop_the_run(problem):
+    """As after a last update that overflowed the weights: its loss was finite."""
+    memory = Memory()
+
+    def scorer(variables, rows):
+        score = np.linspace(0, 1, len(rows), dtype=np.float32)
+        score[3:5] = (np.nan, np.inf) if memory.saved else score[3:5]
+        return score
+
+    with pytest.raises(
+        NonFiniteLoss, match=r"^step 15 \(epoch 2, its last\): 2 of 18 validation scores are not finite"
+    ):
+        problem.run(memory, scorer=scorer)
+    assert len(memory.saved) == 1
+
+
+def scripted(values):
+    """A scorer whose validation AUROC after epoch k is ``values[k]``."""
+    values = iter(values)
+
+    def scorer(variables, rows):
+        positive = LABEL[rows] == 1
+        score, value = np.where(positive, 1.0, 0.0), next(values)
+        flipped = np.flatnonzero(positive)[: round((1 - value) * positive.sum())]
+        score[flipped] = -1.0
+        return score
+
+    return scorer
+
+
+def test_the_best_epoch_is_kept_and_the_earlier_one_of_equals(problem):
+    result = problem.run(scorer=scripted([0.5, 0.75, 0.75, 0.25]))
+    assert result.progress.best_epoch == 2 and result.progress.epoch == 4
+    _, state, best, _ = result.memory.saved[1]
+    chex.assert_trees_all_equal(result.best, best)
+    chex.assert_trees_all_equal(best["params"], state.params)
+    assert any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), best["params"], result.state.params)))
+    assert result.progress.best_value == result.told.epochs[1]["validation_auroc"]
+
+
+@pytest.mark.parametrize("patience, last", [(1, 2), (2, 5), (None, 6)])
+def test_patience_counts_the_epochs_without_a_better_score(problem, patience, last):
+    result = problem.run(scorer=scripted([0.5, 0.5, 0.75, 0.75, 0.5, 1.0]), epochs=6, patience=patience)
+    assert result.progress.epoch == last == len(result.told.epochs)
+
+
+def test_patience_and_the_best_weights_survive_resuming(problem):
+    values = [0.5, 0.75, 0.5, 0.5, 0.25, 1.0]
+    unbroken = problem.run(scorer=scripted(values), epochs=6, patience=3)
+    assert unbroken.progress.epoch == 5 and unbroken.progress.best_epoch == 2
+    problem.chunks.clear()
+    problem.hook.before = lambda number, rows: number == 26 and os.kill(os.getpid(), signal.SIGINT)
+    memory = Memory()
+    with pytest.raises(Interrupted):
+        problem.run(memory, scorer=scripted(values), epochs=6, patience=3)
+    assert len(memory.saved) == 4 and json.loads(memory.saved[-1][-1])["epoch"] == 3
+    result = problem.run(memory, scorer=scripted(values[3:]), epochs=6, patience=3, resuming=True)
+    chex.assert_trees_all_equal((result.state, result.best), (unbroken.state, unbroken.best))
+    assert without_times(result.progress.history) == without_times(unbroken.progress.history)
+    finished = problem.run(memory, scorer=scripted([]), epochs=6, patience=3, resuming=True)
+    assert finished.progress == result.progress and not finished.told.epochs and not finished.told.programs
+    chex.assert_trees_all_equal((finished.state, finished.best), (result.state, result.best))
+
+
+def test_with_equal_validation_labels_the_last_epoch_is_the_best(problem):
+    label = np.where(np.arange(60) < 42, LABEL, 1)
+    result = problem.run(label=label, patience=1)
+    assert result.progress.epoch == result.progress.best_epoch == 4 and result.progress.best_value is None
+    chex.assert_trees_all_equal(result.best["params"], result.state.params)
+    assert np.isnan(result.told.epochs[0]["validation_auroc"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("chunk", [0, 4, 7, 8, 31], ids=["first", "middle", "last of epoch", "next epoch", "last"])
+def test_a_signal_saves_at_the_chunks_end_and_resuming_repeats_the_unbroken_run(problem, number, chunk):
+    unbroken = problem.run()
+    assert len(problem.chunks) == 32
+    problem.chunks.clear()
+    problem.hook.before = lambda at, rows: at == chunk and os.kill(os.getpid(), number)
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    memory = Memory()
+    with pytest.raises(Interrupted, match=number.name) as stop:
+        problem.run(memory)
+    assert stop.value.signal == number and len(problem.chunks) == chunk + 1 == memory.saved[-1][0]
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+    result = problem.run(memory, resuming=True)
+    assert len(problem.chunks) == 32
+    chex.assert_trees_all_equal((result.state, result.best), (unbroken.state, unbroken.best))
+    assert without_times(result.progress.history) == without_times(unbroken.progress.history)
+    assert result.progress.trained_rows == unbroken.progress.trained_rows
+
+
+def test_a_second_ctrl_c_stops_at_once(problem):
+    memory = Memory()
+
+    def twice(number, rows):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    problem.hook.before = twice
+    with pytest.raises(KeyboardInterrupt):
+        problem.run(memory)
+    assert not memory.saved and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_outside_the_main_thread_trains_without_signal_handlers(problem):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(problem.run(epochs=1)))
+    thread.start()
+    thread.join()
+    assert results[0].progress.epoch == 1
+
+
+def test_class_weights_are_the_balanced_ones_of_scikit_learn():
+    label = (np.arange(60) % 5 == 0).astype(int)
+    config = Config(training=TrainingConfig(class_weight=True))
+    expected = compute_class_weight("balanced", classes=np.array([0, 1]), y=label[TRAIN])
+    np.testing.assert_allclose(loop.class_weights(make_dataset(label), config), expected, rtol=1e-6)
+    assert loop.class_weights(make_dataset(label), Config()) == (1.0, 1.0)
+    assert loop.class_weights(make_dataset(np.ones(60)), config) == (1.0, 1.0)
+    assert loop.class_weights(make_dataset(label), Config(task="regression", training=config.training)) == (1.0, 1.0)
+
+
+def test_labels_are_standardised_by_the_training_part_alone():
+    label = np.random.default_rng(0).normal(6, 2, 60).astype(np.float32)
+    mean, sd = loop.label_scale(make_dataset(label), "regression")
+    assert mean == pytest.approx(label[TRAIN].mean(), rel=1e-6) and sd == pytest.approx(label[TRAIN].std(), rel=1e-6)
+    assert loop.label_scale(make_dataset(np.full(60, 7.0)), "regression") == (7.0, 1.0)
+    assert loop.label_scale(make_dataset(label), "classification") == (0.0, 1.0)
+
+
+def test_validation_metrics_are_those_of_the_labels_own_unit():
+    score = np.random.default_rng(1).normal(size=18).astype(np.float32)
+    found = loop.validate(Config(), make_dataset(LABEL), score)
+    label = LABEL[VALIDATION]
+    expected = {"auroc": roc_auc_score(label, score), "auprc": average_precision_score(label, score)}
+    assert found == pytest.approx(expected)
+    affinity = np.random.default_rng(2).normal(6, 2, 60).astype(np.float32)
+    found = loop.validate(Config(task="regression"), make_dataset(affinity), score)
+    prediction = score * affinity[TRAIN].std() + affinity[TRAIN].mean()
+    mse = np.mean((prediction - affinity[VALIDATION]) ** 2)
+    expected = {"concordance_index": concordance_index(affinity[VALIDATION], score), "mse": mse}
+    assert found == pytest.approx(expected, rel=1e-5)
