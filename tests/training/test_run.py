@@ -1,0 +1,254 @@
+"""Whole runs of the smallest DrugBAN: what they write, what they refuse, and what they learn."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from jaxdti.config import load_config
+from jaxdti.data.interactions import DataError
+from jaxdti.data.load import load_data
+from jaxdti.data.splits import read_split
+from jaxdti.evaluation.metrics import concordance_index
+from jaxdti.inference.trained import load_run
+from jaxdti.training import loop
+from jaxdti.training import run as run_module
+from jaxdti.training.run import NonFiniteLoss, resume, train
+
+FILES = (
+    *("baselines.json", "checkpoints", "config.yaml", "data.json", "environment.json", "metrics.jsonl", "model.json"),
+    *("predictions.parquet", "split.json", "summary.json", "tensorboard", "weights"),
+)
+
+
+def strict_json(text: str):
+    """As JSON.parse of a browser reads it: no NaN, no Infinity."""
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def rows_of(path: str) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def rewrite(path: str, new: Path, change) -> str:
+    """Copies a table with ``change(rows)`` applied to its rows (dictionaries)."""
+    rows = change(rows_of(path))
+    with open(new, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(new)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_config, tmp_path_factory):
+    """(configuration, run directory, returned summary) of a classification run, validated on the pairs it trains on."""
+    run = tmp_path_factory.mktemp("runs") / "deep" / "run"
+    output, data = {"tensorboard": True, "baselines": True}, {"validation": tiny_config().data.train}
+    model = {"drug_features": 16, "protein_features": 16, "joint_features": 16, "dropout": 0.0}
+    config = tiny_config(epochs=30, buckets=1, class_weight=True, output=output, data=data, model=model)
+    with pytest.MonkeyPatch.context() as patch:  # the baselines are tested elsewhere; the forest takes seconds
+        real = run_module.evaluate_baselines
+        patch.setattr(run_module, "evaluate_baselines", lambda *a, **k: real(*a, **k, names=("similarity",)))
+        summary = train(config, run)
+    return config, run, summary
+
+
+def test_the_run_directory_holds_what_it_should(finished):
+    config, run, _ = finished
+    assert sorted(path.name for path in run.iterdir()) == sorted(FILES)
+    assert load_config(run / "config.yaml") == config
+    for path in run.glob("*.json"):
+        strict_json(path.read_text())
+    environment = strict_json((run / "environment.json").read_text())
+    assert environment["matmul_precision"] == "highest" and environment["backend"] == "cpu"
+    assert {"jax", "flax", "optax", "numpy", "python", "devices", "cores"} <= environment.keys()
+    data = strict_json((run / "data.json").read_text())
+    assert data["parts"] == {"train": 44, "validation": 44, "test": 20} and len(data["sha256"]) == 64
+    dataset = load_data(config.data, config.task)
+    for part, rows in read_split(run / "split.json", dataset.table).items():
+        np.testing.assert_array_equal(rows, dataset.parts[part])
+    assert any(path.name.startswith("events") for path in (run / "tensorboard").iterdir())
+
+
+def test_the_summary_holds_the_results(finished):
+    _, run, summary = finished
+    assert strict_json((run / "summary.json").read_text()) == summary
+    test = summary["test"]
+    assert test["auroc_ci"][0] <= test["auroc"] <= test["auroc_ci"][1] and len(test["auprc_ci"]) == 2
+    assert {"accuracy", "f1", "sensitivity", "specificity", "precision", "mcc", "brier", "ece", "auprc"} <= test.keys()
+    assert test["pairs"] == 20 and summary["validation"]["pairs"] == 44
+    assert summary["epochs"] == 30 and 1 <= summary["best_epoch"] <= 30
+    assert summary["total_seconds"] >= summary["seconds"] > 0
+    assert summary["samples_per_second"] == pytest.approx(30 * 44 / summary["seconds"], rel=0.05)
+    assert summary["baselines"] == strict_json((run / "baselines.json").read_text())
+    assert 0 <= summary["baselines"]["similarity"]["auroc"] <= 1
+
+
+def test_metrics_and_best_epoch_agree(finished):
+    _, run, summary = finished
+    records = [strict_json(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == list(range(1, 31))
+    assert [record["step"] for record in records] == [6 * epoch for epoch in range(1, 31)]
+    scores = [record["validation_auroc"] for record in records]
+    assert summary["best_epoch"] == 1 + int(np.argmax(scores))
+    assert summary["validation"]["auroc"] == pytest.approx(max(scores))
+
+
+def test_predictions_are_those_of_the_stored_weights(finished):
+    config, run, summary = finished
+    table = pq.read_table(run / "predictions.parquet")
+    assert table.column_names == ["drug", "protein", "label", "score", "probability", "split"]
+    found = table.to_pydict()
+    files = [row for part in ("validation", "test") for row in rows_of(getattr(config.data, part))]
+    assert found["split"] == ["validation"] * 44 + ["test"] * 20
+    assert found["protein"] == [row["Protein"] for row in files]
+    assert found["label"] == [float(row["Y"]) for row in files]
+    test = np.array(found["split"]) == "test"
+    label, score = np.array(found["label"]), np.array(found["score"])
+    assert summary["test"]["auroc"] == pytest.approx(roc_auc_score(label[test], score[test]))
+    trained = load_run(run)
+    dataset = load_data(config.data, config.task)
+    again = trained.score(dataset.table, dataset.store)
+    rows = np.concatenate([dataset.parts[part] for part in ("validation", "test")])
+    np.testing.assert_allclose(again[rows], score, atol=1e-5)
+    probability = trained.calibration.probability(score)
+    np.testing.assert_allclose(found["probability"], probability)
+    called = probability[test] >= trained.calibration.threshold
+    assert summary["test"]["accuracy"] == pytest.approx(np.mean(called == (label[test] == 1)))
+
+
+def test_a_tiny_network_learns_its_training_pairs_by_heart(finished):
+    _, run, summary = finished
+    losses = [strict_json(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert summary["validation"]["auroc"] > 0.99 and summary["validation"]["accuracy"] > 0.95
+    assert min(losses) < 0.5 * losses[0]
+
+
+def test_class_weights_are_undone_in_the_calibration(finished):
+    config, run, _ = finished
+    positive = np.mean([float(row["Y"]) for row in rows_of(config.data.train)])
+    calibration = strict_json((run / "model.json").read_text())["calibration"]
+    # Weights (0.5 / (1 - p), 0.5 / p) shift the logit by log((1 - p) / p).
+    assert calibration["logit_offset"] == pytest.approx(np.log((1 - positive) / positive), rel=1e-5)
+    assert abs(calibration["logit_offset"]) > 0.01
+
+
+def test_a_directory_in_use_is_refused_and_only_a_run_is_overwritten(tiny_config, tmp_path, finished, monkeypatch):
+    config, run, summary = finished
+    with pytest.raises(DataError, match="run: already exists; give another --output, or --overwrite, or --resume"):
+        train(config, run)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("years of work")
+    for overwrite, fault in ((False, "already exists"), (True, r"is not a run directory \(no config.yaml\)")):
+        with pytest.raises(DataError, match=f"foreign: {fault}"):
+            train(config, foreign, overwrite=overwrite)
+    assert (foreign / "thesis.tex").read_text() == "years of work"
+    # Data that are unfit must not cost the earlier run.
+    with pytest.raises(DataError, match="nowhere.csv"):
+        train(replace(config, data=replace(config.data, test="nowhere.csv")), run, overwrite=True)
+    assert strict_json((run / "summary.json").read_text()) == summary
+    # What is overwritten is gone as a whole.
+    old = tmp_path / "old"
+    old.mkdir()
+    for name in ("config.yaml", "left.over"):
+        (old / name).write_text("")
+    monkeypatch.setattr(run_module, "_run", lambda config, output, dataset: {"files": sorted(output.iterdir())})
+    files = train(config, old, overwrite=True)["files"]
+    assert [path.name for path in files] == ["config.yaml", "data.json", "split.json"]
+
+
+def test_places_that_cannot_be_a_run_directory_are_refused(tiny_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    places = {
+        "file": "already exists",
+        "file/run": "cannot create the run directory",
+        "n" * 300: "cannot be the run directory",
+    }
+    for place, fault in places.items():
+        with pytest.raises(DataError, match=fault) as error:
+            train(tiny_config(), tmp_path / place)
+        assert "\n" not in str(error.value)
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_a_regression_run_from_table_to_metrics(tiny_config, tmp_path):
+    config = tiny_config("regression")
+    seen = rows_of(config.data.train)[:6]  # six training pairs stand in the test part again
+    test = rewrite(config.data.test, tmp_path / "test.csv", lambda rows: rows + seen)
+    data = {"test": test}
+    run = tmp_path / "run"
+    summary = train(tiny_config("regression", data=data, epochs=2, buckets=1), run)
+    found = pq.read_table(run / "predictions.parquet").to_pydict()
+    assert list(found) == ["drug", "protein", "label", "score", "split"]
+    chosen = np.array(found["split"]) == "test"
+    label, score = np.array(found["label"])[chosen], np.array(found["score"])[chosen]
+    assert abs(score.mean() - 6) < 1.5  # in the unit of the labels, not standardised
+    result = summary["test"]
+    assert result["mse"] == pytest.approx(np.mean((label - score) ** 2))
+    assert result["concordance_index"] == pytest.approx(concordance_index(label, score))
+    assert result["pairs"] == 26 and result["pairs_seen_in_train"] == 6
+    assert result["unseen_pairs_mse"] == pytest.approx(np.mean((label[:20] - score[:20]) ** 2))
+    assert result["mse_ci"][0] <= result["mse"] <= result["mse_ci"][1] and "concordance_index_ci" in result
+    card = strict_json((run / "model.json").read_text())
+    training = np.array([float(row["affinity"]) for row in rows_of(config.data.train)])
+    assert card["task"] == "regression" and card["label_scale"] == pytest.approx([training.mean(), training.std()])
+    records = [strict_json(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert records[1]["validation_concordance_index"] == pytest.approx(
+        summary["validation"]["concordance_index"]
+    ) or records[0]["validation_concordance_index"] == pytest.approx(summary["validation"]["concordance_index"])
+
+
+def test_validation_with_one_class_keeps_the_last_epoch_and_says_so(tiny_config, tmp_path, capfd):
+    change = lambda rows: [row | {"Y": "1"} for row in rows]
+    validation = rewrite(tiny_config().data.validation, tmp_path / "validation.csv", change)
+    run = tmp_path / "run"
+    config = tiny_config(data={"validation": validation}, output={"tensorboard": True}, buckets=1, patience=1)
+    summary = train(config, run)
+    assert summary["best_epoch"] == summary["epochs"] == 3 and summary["validation"]["auroc"] is None
+    assert "all validation labels are equal: no epoch can be chosen" in capfd.readouterr().err
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        assert strict_json(line)["validation_auroc"] is None
+    assert strict_json((run / "model.json").read_text())["calibration"]["temperature"] == 1.0
+    assert resume(run)["test"] == summary["test"]
+
+
+def test_a_run_that_diverges_stops_with_its_last_checkpoint_intact(tiny_config, tmp_path):
+    run = tmp_path / "run"
+    config = tiny_config("regression", buckets=1, optimizer="adam", learning_rate=1e30)
+    with pytest.raises(
+        NonFiniteLoss, match=r"step 1 \(epoch 1\): the loss or its gradient is not finite; its batch of"
+    ):
+        train(config, run)
+    assert not (run / "weights").exists() and not (run / "summary.json").exists()
+    assert list((run / "checkpoints").iterdir()) == []
+    with pytest.raises(DataError, match="training has not finished"):
+        load_run(run)
+
+
+def test_a_bad_label_late_in_a_run_leaves_the_checkpoint_of_the_last_good_epoch(tiny_config, tmp_path, monkeypatch):
+    real, seen = loop.pair_batch, []
+
+    def poisoned(table, rows):
+        seen.append(rows)
+        batch = real(table, rows)
+        return batch.replace(label=np.full_like(batch.label, np.inf)) if len(seen) == 9 else batch
+
+    monkeypatch.setattr(loop, "pair_batch", poisoned)
+    config, run = tiny_config(buckets=1), tmp_path / "run"
+    with pytest.raises(NonFiniteLoss, match=r"^step 8 \(epoch 2\)"):
+        train(config, run)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["6"]
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
+    assert resume(run)["epochs"] == 3  # the label is good again
