@@ -121,12 +121,12 @@ def base():
     return case
 
 
-def assert_same_view(got, expected, tolerance=2e-5):
-    """Every array within ``tolerance`` of the largest entry of the expected one, with something in it to compare."""
+def assert_same_view(got, expected):
+    """Every array within 1e-4 of its largest expected entry; rounding was seen to reach 7e-6."""
     assert jax.tree.structure(got) == jax.tree.structure(expected)
     for (path, want), have in zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(got), strict=True):
         assert have.dtype == want.dtype and have.shape == want.shape, path
-        atol = tolerance * max(np.abs(want).max(), 1e-3)
+        atol = 1e-4 * max(np.abs(want).max(), 1e-3)
         np.testing.assert_allclose(have, want, rtol=0, atol=atol, err_msg=jax.tree_util.keystr(path))
 
 
@@ -206,7 +206,7 @@ def test_bfloat16_is_close_with_float32_parameters_and_statistics(base):
     assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {np.dtype(np.float32)}
     shapes = jax.tree.leaves(jax.eval_shape(lambda: init_variables(config, 0)))
     assert {leaf.dtype for leaf in shapes} == {np.dtype(np.float32)}
-    for name, tolerance in (("loss", 0.03), ("logits", 0.1), ("stats", 0.1), ("gradient", 0.2)):
+    for name, tolerance in (("loss", 0.03), ("logits", 0.05), ("stats", 0.02), ("gradient", 0.2)):
         flat = lambda view, name=name: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(view[name])])
         error = np.linalg.norm(flat(got) - flat(expected)) / np.linalg.norm(flat(expected))
         assert 0.0 < error < tolerance, (name, error)
@@ -236,7 +236,7 @@ def test_training_builds_no_map_per_head(base, monkeypatch):
     monkeypatch.setattr(jaxdti.models.drugban, "BilinearAttention", PerHead)
     per_head = program.__wrapped__(TINY, SNUG, ROWS)
     assert largest_array(per_head) >= per_head_map
-    assert_same_view(jax.device_get(per_head(base.variables, base.features, base.batch)), base.view, 1e-4)
+    assert_same_view(jax.device_get(per_head(base.variables, base.features, base.batch)), base.view)
 
 
 # Evaluation.
