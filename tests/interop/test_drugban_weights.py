@@ -446,6 +446,6 @@ def test_step_adam_updates(recorded, stepped):
 
 
 def test_after_the_step(recorded, stepped):
-    np.testing.assert_allclose(stepped.loss_after, recorded.step["loss_after_step"], rtol=0, atol=5e-3)
+    np.testing.assert_allclose(stepped.loss_after, recorded.step["loss_after_step"], rtol=0, atol=5e-4)
     np.testing.assert_allclose(stepped.logits_after, recorded.step["logits_after_step_train"], rtol=0, atol=5e-3)
     np.testing.assert_allclose(stepped.evaluated_after, recorded.step["logits_after_step_eval"], rtol=0, atol=5e-4)
