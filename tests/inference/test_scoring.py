@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -33,6 +34,13 @@ SMILES = (
     "CC(C)Cc1ccc(C(C)C(=O)O)cc1",
     "CCCCCCCCCCCCCCCCCC",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_fast():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

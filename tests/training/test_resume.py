@@ -147,22 +147,15 @@ sys.exit(main(arguments))
 """
 
 
-def run_and_kill(kind: str, chunk: int, *arguments: str) -> subprocess.CompletedProcess:
-    programs = {
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    }
-    environment = os.environ | programs | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.run(
-        [sys.executable, "-c", SCRIPT, kind, str(chunk), *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def test_processes_that_are_killed_during_a_save_or_terminated_lose_nothing(
+    config, unbroken, tmp_path, compile_fast_and_once
+):
+    environment = os.environ | compile_fast_and_once | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
+    def run_and_kill(kind: str, chunk: int, *arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", SCRIPT, kind, str(chunk), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
-def test_processes_that_are_killed_during_a_save_or_terminated_lose_nothing(config, unbroken, tmp_path):
     save_config(config, tmp_path / "tiny.yaml")
     run = tmp_path / "run"
     first = run_and_kill("save", EPOCH + 2, "train", str(tmp_path / "tiny.yaml"), "--output", str(run))

@@ -14,8 +14,6 @@ from jaxdti.training.objectives import pair_objective
 from jaxdti.training.state import init_state
 from jaxdti.training.step import make_chunk, make_train_step
 
-OPTIONS = {"xla_backend_optimization_level": 0}  # spares half of the compilation; XLA's own passes still run
-
 
 def toy_batch(seed: int, rows: int = 6, valid: int = 6) -> PairBatch:
     rng = np.random.default_rng(seed)
@@ -151,9 +149,9 @@ def test_replicas_of_the_network_in_chunks_equal_single_steps(network):
     rates = (0.0, 0.3)
     states = [init(seed).replace(hyper={"dropout": jnp.float32(rate)}) for seed, rate in enumerate(rates)]
     batches = [batch(*range(8)), batch(*range(8, 15), -1), batch(*[-1] * 8)]
-    program = jax.jit(jax.vmap(make_chunk(step), in_axes=(0, None)), compiler_options=OPTIONS)
+    program = jax.jit(jax.vmap(make_chunk(step), in_axes=(0, None)))
     together, metrics = program(stack(states), stack(batches))
-    single = jax.jit(step, compiler_options=OPTIONS)
+    single = jax.jit(step)
     alone = []
     for state in states:
         for one in batches[:2]:
