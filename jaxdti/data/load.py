@@ -17,6 +17,7 @@ from jaxdti.data.tables import read_table
 from jaxdti.data.validation import ReadReport, load_interactions
 
 PARTS = ("train", "validation", "test")
+GIVEN = "given"
 _HELD_OUT = 0.1  # share of train that becomes validation where the published split has none
 
 
@@ -29,6 +30,7 @@ class Dataset:
     parts: dict[str, np.ndarray]  # int64 row indices of "train", "validation" and "test"
     report: ReadReport | None  # None for the embedded dataset
     lines: list[str]  # what a user should read about the data
+    split: str  # "given", a kind of ``data.split``, or "file"
     ceiling: float | None = None  # AUROC that no model can pass on average; known for the embedded dataset only
 
 
@@ -43,14 +45,22 @@ def load_data(data: DataConfig, task: str) -> Dataset:
     if sum((bool(data.dataset), bool(files), bool(data.table))) > 1:
         raise DataError(f"{' and '.join(named)} are set: a dataset, given parts and a table exclude each other")
     if data.dataset == EMBEDDED:
-        return _planted(data, task)
-    if data.dataset:
-        return _named(data, task)
-    if "train" in files and "test" in files:
-        return _given(data, task, files)
-    if data.table:
-        return _split_here(data, task, Path(data.table))
-    raise DataError(
+        dataset = _planted(data, task)
+    elif data.dataset:
+        dataset = _named(data, task)
+    elif "train" in files and "test" in files:
+        dataset = _given(data, task, files)
+    elif data.table:
+        dataset = _split_here(data, task, Path(data.table))
+    else:
+        raise DataError(_incomplete(named))
+    if data.split_file and dataset.split == GIVEN:
+        raise DataError(f"data.split_file={data.split_file} is set, but {' and '.join(named)} come split already")
+    return dataset
+
+
+def _incomplete(named: list[str]) -> str:
+    return (
         f"no complete data named ({' and '.join(named) or 'nothing'} set): expected data.dataset (see `jaxdti data "
         f"list`), or data.train and data.test with or without data.validation, or data.table"
     )
@@ -64,7 +74,13 @@ def _planted(data: DataConfig, task: str) -> Dataset:
     store = build_store(table, featurize_smiles(table.drugs.tolist(), cache), data.max_residues, cache)
     parts = {part: np.flatnonzero(table.part == part) for part in PARTS}
     return Dataset(
-        table=table, store=store, parts=parts, report=None, lines=describe(planted), ceiling=planted.bayes_auroc
+        table=table,
+        store=store,
+        parts=parts,
+        report=None,
+        lines=describe(planted),
+        split=GIVEN,
+        ceiling=planted.bayes_auroc,
     )
 
 
@@ -84,9 +100,9 @@ def _named(data: DataConfig, task: str) -> Dataset:
     data = replace(data, drugs=str(files.drugs), proteins=str(files.proteins))
     if files.part_column is None:
         return _split_here(data, task, files.pairs)
-    loaded = load_interactions(data, {"table": files.pairs}, task)
     column = read_table(files.pairs, [files.part_column])[files.part_column]
     part = part_of_rows(files, {files.part_column: column.cast(pa.string()).to_numpy(zero_copy_only=False)})
+    loaded = load_interactions(data, {"table": files.pairs}, task, part_of_row=part)
     table = replace(loaded.table, part=part[loaded.table.row])
     return _with_parts(table, loaded.store, loaded.report, files.note)
 
@@ -105,20 +121,19 @@ def _with_parts(table: InteractionTable, store: FeatureStore, report: ReadReport
         lines.append(f"no validation part is given: {_HELD_OUT:.0%} of the pairs of train are held out")
     _need_parts(parts)
     parts = {part: parts[part] for part in PARTS}
-    return Dataset(
-        table=table, store=store, parts=parts, report=report, lines=lines + leak_report(table, parts).lines()
-    )
+    lines += leak_report(table, parts).lines()
+    return Dataset(table=table, store=store, parts=parts, report=report, lines=lines, split=GIVEN)
 
 
 def _split_here(data: DataConfig, task: str, path: Path) -> Dataset:
     loaded = load_interactions(data, {"table": path}, task)
     if data.split_file:
-        parts = read_split(data.split_file, loaded.table)
+        split, parts = "file", read_split(data.split_file, loaded.table)
     else:
-        parts = make_split(loaded.table, data.split, data.split_fractions, data.split_seed)
+        split, parts = data.split, make_split(loaded.table, data.split, data.split_fractions, data.split_seed)
     _need_parts(parts)
     lines = loaded.report.lines() + describe_split(loaded.table, parts)
-    return Dataset(table=loaded.table, store=loaded.store, parts=parts, report=loaded.report, lines=lines)
+    return Dataset(table=loaded.table, store=loaded.store, parts=parts, report=loaded.report, lines=lines, split=split)
 
 
 def _need_parts(parts: dict[str, np.ndarray]) -> None:

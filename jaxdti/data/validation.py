@@ -132,7 +132,12 @@ class PredictionData:
 
 
 def load_interactions(
-    data: DataConfig, parts: Mapping[str, Path], task: str, *, require_label: bool = True
+    data: DataConfig,
+    parts: Mapping[str, Path],
+    task: str,
+    *,
+    require_label: bool = True,
+    part_of_row: np.ndarray | None = None,
 ) -> LoadedData:
     """Reads, checks and featurises the files of a dataset.
 
@@ -141,6 +146,8 @@ def load_interactions(
       parts: file of each part: "train", "validation", "test", or "table".
       task: "classification" (labels 0 and 1) or "regression" (any finite number).
       require_label: where False, a missing label column or an empty label gives NaN.
+
+      part_of_row: for a single file that holds several parts, the part of each of its data rows (str objects).
 
     Returns:
       The kept rows in file order, part after part. Duplicates and conflicts are looked for within a part.
@@ -153,7 +160,8 @@ def load_interactions(
     pieces = [read_pairs(name, Path(path), layout, label) for name, path in parts.items()]
     labels = [_check_labels(piece, task, require_label) for piece in pieces]
     checked = _check_rows(pieces, labels, data)
-    kept, repeats, conflicts = _resolve_repeats(checked.table, task, data.replicates)
+    part = checked.table.part if part_of_row is None else part_of_row[checked.table.row]
+    kept, repeats, conflicts = _resolve_repeats(checked.table, part, task, data.replicates)
     rejected = [*checked.rejected, *_conflict_rows(pieces, conflicts)]
     table = _compact(kept)
     report = _report(pieces, table, checked, rejected, repeats, task, data)
@@ -329,7 +337,9 @@ def _reject_label(piece: Piece, row: int, fault: Fault) -> RejectedRow:
     )
 
 
-def _resolve_repeats(table: InteractionTable, task: str, replicates: str) -> tuple[InteractionTable, int, np.ndarray]:
+def _resolve_repeats(
+    table: InteractionTable, part_of_row: np.ndarray, task: str, replicates: str
+) -> tuple[InteractionTable, int, np.ndarray]:
     """Looks for pairs that occur more than once in a part.
 
     Returns:
@@ -339,8 +349,8 @@ def _resolve_repeats(table: InteractionTable, task: str, replicates: str) -> tup
     none = np.zeros((0, 2), object)
     if not len(table):
         return table, 0, none
-    names = {name: number for number, name in enumerate(dict.fromkeys(table.part.tolist()))}
-    part = np.fromiter((names[name] for name in table.part), np.int64, len(table))
+    names = {name: number for number, name in enumerate(dict.fromkeys(part_of_row.tolist()))}
+    part = np.fromiter((names[name] for name in part_of_row), np.int64, len(table))
     pair = (part * len(table.drugs) + table.drug) * len(table.proteins) + table.protein
     # Within a pair the labelled rows come first, then the order of the file.
     order = np.lexsort([np.isnan(table.label), pair])

@@ -56,7 +56,7 @@ def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str,
     if dataset.report is not None and dataset.report.rejected:
         dataset.report.write_rejected(output / "rejected.csv")
         say(f"rejected rows are listed in {output / 'rejected.csv'}")
-    write_split(output / "split.json", dataset.parts, dataset.table, config.data.split, config.data.split_seed)
+    write_split(output / "split.json", dataset.parts, dataset.table, dataset.split, config.data.split_seed)
     write_json(output / "data.json", _describe_data(dataset))
     return _run(config, output, dataset)
 

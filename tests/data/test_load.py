@@ -182,3 +182,22 @@ def test_a_part_without_rows_is_refused(tmp_path, files, monkeypatch):
     named(monkeypatch, drugs=drugs, proteins=proteins, pairs=pairs, **settings)
     with pytest.raises(DataError, match="the test part has no rows; found train, validation"):
         load_data(DataConfig(dataset="davis"), "regression")
+
+
+def test_a_split_file_beside_given_parts_is_refused(tmp_path):
+    data = DataConfig(dataset="planted", split_file=str(tmp_path / "split.json"), planted=PlantedConfig(pairs=400))
+    with pytest.raises(DataError, match="split_file.* come split already"):
+        load_data(data, "classification")
+
+
+def test_replicates_are_averaged_within_a_published_part_only(tmp_path, monkeypatch):
+    folder = tmp_path / "davis"
+    folder.mkdir()
+    (folder / "drugs.csv").write_text("drug,SMILES\n0,CCO\n1,CCN\n")
+    (folder / "proteins.csv").write_text("protein,Protein\n0,MKTAYIAKQR\n1,MKTWYIAKQR\n")
+    rows = ["0,0,5,train1", "0,0,7,train1", "0,0,9,test", "1,1,6,train0", "1,0,6,train2"]
+    (folder / "affinity.csv").write_text("drug,protein,pKd,fold\n" + "\n".join(rows) + "\n")
+    monkeypatch.setenv("JAXDTI_DATA", str(tmp_path))
+    dataset = load_data(DataConfig(dataset="davis", replicates="mean"), "regression")
+    labels = {part: sorted(dataset.table.label[rows].tolist()) for part, rows in dataset.parts.items()}
+    assert labels == {"train": [6.0, 6.0], "validation": [6.0], "test": [9.0]}
