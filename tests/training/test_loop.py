@@ -44,7 +44,7 @@ def make_table(label: np.ndarray) -> InteractionTable:
 
 def make_dataset(label):
     parts = {"train": TRAIN, "validation": VALIDATION, "test": VALIDATION}
-    return Dataset(table=make_table(label), store=None, parts=parts, report=None, lines=[])  # type: ignore[arg-type]
+    return Dataset(table=make_table(label), store=None, parts=parts, report=None, lines=[], split="given")  # type: ignore[arg-type]
 
 
 class Memory:
