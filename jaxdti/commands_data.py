@@ -58,7 +58,7 @@ def inspect(options: argparse.Namespace) -> int:
 
     with listing_rejected(options.rejected or Path("rejected.csv")):
         table, report, parts, notes = _read_sources(options)
-    for line in [*(report.lines() if report else ()), *notes]:
+    for line in [*(report.lines() if report else ()), *notes, *_origin(options.sources[0])]:
         print(line)
     limit = DataConfig().max_rejected
     if report and len(report.rejected) > limit * sum(report.read.values()):
@@ -73,6 +73,16 @@ def inspect(options: argparse.Namespace) -> int:
             raise DataError("--rejected: the embedded dataset has no rejected rows")
         _write_rejected(report, options.rejected)
     return 0
+
+
+def _origin(source: str) -> list[str]:
+    """Where a named dataset comes from, and its terms."""
+    from jaxdti.data.named import EMBEDDED, get_dataset
+
+    if _is_table(source) or source == EMBEDDED:
+        return []
+    dataset = get_dataset(source)
+    return [f"source: {dataset.source}", f"licence: {dataset.licence}"]
 
 
 def split(options: argparse.Namespace) -> int:

@@ -462,3 +462,10 @@ def test_a_reader_that_leaves_is_no_error():
 
 def test_the_default_configuration_needs_no_flag():
     assert load_config(None) == Config()
+
+
+def test_data_inspect_of_a_named_dataset_shows_its_terms(run_cli, data_dir, monkeypatch):
+    monkeypatch.setenv("JAXDTI_DATA", str(data_dir))
+    code, out, _ = run_cli("data", "inspect", "bindingdb/sample")
+    assert code == 0
+    assert "source: " in out and "licence: MIT" in out
