@@ -468,4 +468,4 @@ def test_data_inspect_of_a_named_dataset_shows_its_terms(run_cli, data_dir, monk
     monkeypatch.setenv("JAXDTI_DATA", str(data_dir))
     code, out, _ = run_cli("data", "inspect", "bindingdb/sample")
     assert code == 0
-    assert "source: " in out and "licence: MIT" in out
+    assert "source: " in out and "licence: records of BindingDB" in out
