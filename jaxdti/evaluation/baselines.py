@@ -13,15 +13,17 @@ import numpy as np
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from jaxdti.config import TASKS
 from jaxdti.data.interactions import DataError, InteractionTable
 from jaxdti.evaluation.calibration import fit_threshold
 from jaxdti.evaluation.fingerprints import composition, ecfp4, three_mers
 from jaxdti.evaluation.intervals import bootstrap_interval, unseen_groups
 from jaxdti.evaluation.metrics import classification_metrics, regression_metrics
 
-BASELINES = ("similarity", "drug_only", "protein_only", "random_forest", "logistic_regression")
-_SIMILARITY = BASELINES[:3]
+_SIMILARITY = ("similarity", "drug_only", "protein_only")
+BASELINES = {
+    "classification": (*_SIMILARITY, "random_forest", "logistic_regression"),
+    "regression": (*_SIMILARITY, "random_forest", "ridge_regression"),
+}
 _INTERVALS = {"classification": ("auroc",), "regression": ("concordance_index", "mse")}
 
 _POWER = 4  # sharpens the similarities, so that near neighbours outvote the many distant ones
@@ -52,7 +54,7 @@ def baseline_scores(
       evaluate: integer [M], rows of ``table``; their labels are not read.
       task: "classification" (scores are probabilities of label 1) or "regression" (scores are affinities).
       seed: of the random forest.
-      names: which of ``BASELINES``, all by default.
+      names: which of the task's ``BASELINES``, all by default.
       progress: called with the name and the seconds it took, after each baseline (the three similarity scores
         are computed together).
 
@@ -63,11 +65,11 @@ def baseline_scores(
       DataError: no training rows, or an unlabelled one.
       ValueError: unknown task or name.
     """
-    names = BASELINES if names is None else tuple(names)
-    if task not in TASKS:
-        raise ValueError(f"task={task!r}: choose from {', '.join(TASKS)}")
-    if unknown := [name for name in names if name not in BASELINES]:
-        raise ValueError(f"baseline {unknown[0]!r}: choose from {', '.join(BASELINES)}")
+    if task not in BASELINES:
+        raise ValueError(f"task={task!r}: choose from {', '.join(BASELINES)}")
+    names = BASELINES[task] if names is None else tuple(names)
+    if unknown := [name for name in names if name not in BASELINES[task]]:
+        raise ValueError(f"baseline {unknown[0]!r} for {task}: choose from {', '.join(BASELINES[task])}")
     train, evaluate = np.asarray(train), np.asarray(evaluate)
     if not len(train):
         raise DataError("baselines: the training part has no rows; at least one labelled pair is needed")
