@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxdti.layers.linear import uniform_fan_in
+from jaxdti.layers.convolution import Convolution
 from jaxdti.layers.norm import MaskedBatchNorm
 
 
@@ -38,15 +38,6 @@ class SequenceConvolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: Array, *, train: bool) -> Array:
-        init = uniform_fan_in(x.shape[-1] * self.kernel)
-        y = nn.Conv(
-            self.features,
-            (self.kernel,),
-            padding=self.padding,
-            dtype=self.dtype,
-            kernel_init=init,
-            bias_init=init,
-            name="conv",
-        )(x)
+        y = Convolution(self.features, self.kernel, self.padding, dtype=self.dtype, name="conv")(x)
         y = MaskedBatchNorm(unbiased=self.unbiased, name="norm")(nn.relu(y), mask, train=train)
         return y * mask[..., None].astype(y.dtype)
