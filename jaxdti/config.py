@@ -191,6 +191,8 @@ class TrainingConfig:
     """stop after so many epochs without a better validation score"""
     seed: int = 0
     """of the initial weights, the order of the pairs and the dropout"""
+    replicas: int = 1
+    """models trained at once, with seeds counting up from training.seed; predictions are their mean"""
     buckets: int = 6
     """distinct batch shapes at most"""
     chunk_steps: int | None = None
@@ -199,11 +201,12 @@ class TrainingConfig:
     def __post_init__(self):
         _choose("training.optimizer", self.optimizer, OPTIMIZERS)
         _choose("training.schedule", self.schedule, SCHEDULES)
-        for name in ("epochs", "batch_size", "buckets"):
+        for name in ("epochs", "batch_size", "buckets", "replicas"):
             _between(f"training.{name}", getattr(self, name), 1)
+        _between("training.seed", self.seed, 0, 2**31 - 1 - self.replicas)
         if self.chunk_steps is not None:
             _between("training.chunk_steps", self.chunk_steps, 1)
-        for name in ("learning_rate", "weight_decay", "warmup_epochs", "seed"):
+        for name in ("learning_rate", "weight_decay", "warmup_epochs"):
             _between(f"training.{name}", getattr(self, name), 0)
         if self.patience is not None:
             _between("training.patience", self.patience, 1)

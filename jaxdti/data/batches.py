@@ -1,5 +1,6 @@
 """Length buckets and epoch plans: which rows meet in which batch, as integers only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import flax.struct
@@ -37,7 +38,7 @@ class PairBatch(flax.struct.PyTreeNode):
 
 @dataclass(frozen=True)
 class Chunk:
-    """``steps`` batches of one bucket, one program call; ``rows`` int64 [steps, B], -1 for filler."""
+    """Batches of one bucket for one program call; ``rows`` int64 [replicas, steps, B], -1 for filler."""
 
     bucket: int
     rows: np.ndarray
@@ -114,26 +115,34 @@ def _best_split(group: np.ndarray, atoms: np.ndarray, residues: np.ndarray, leas
 
 
 def plan_epoch(
-    rows: np.ndarray, buckets: Buckets, batch_size: int, steps: int, *, seed: int, epoch: int
+    rows: Sequence[np.ndarray], buckets: Buckets, batch_size: int, steps: int, *, seeds: Sequence[int], epoch: int
 ) -> list[Chunk]:
-    """The shuffled chunks of one epoch over the table rows ``rows``; a pure function of its arguments.
+    """The shuffled chunks of one epoch of every replica; a pure function of its arguments.
 
-    A bucket's rows are spread evenly over its batches, so that no batch is tiny; its last chunk is filled with empty
-    steps. The order of the chunks is shuffled, so that neither learning nor running statistics sort by length.
+    Replica r trains on the table rows ``rows[r]``, shuffled by ``seeds[r]``. All replicas are at the same bucket at
+    the same time, so the order of the chunks is the epoch's alone; it is shuffled, so that neither learning nor running
+    statistics sort by length. A bucket's rows are spread evenly over their batches, so that no batch is tiny; where a
+    replica has fewer batches than another, and in a bucket's last chunk, empty steps fill up.
     """
-    rng = np.random.default_rng([seed, epoch])
+    generators = [np.random.default_rng([seed, epoch]) for seed in seeds]
     chunks = []
     for bucket in range(len(buckets.shapes)):
-        mine = rng.permutation(rows[buckets.of_row[rows] == bucket])
-        if len(mine) == 0:
-            continue
-        batches = np.array_split(mine, -(-len(mine) // batch_size))
-        for start in range(0, len(batches), steps):
-            filled = np.full((steps, batch_size), -1, np.int64)
-            for i, batch in enumerate(batches[start : start + steps]):
-                filled[i, : len(batch)] = batch
+        batches = [
+            _spread(generator.permutation(mine[buckets.of_row[mine] == bucket]), batch_size)
+            for generator, mine in zip(generators, rows, strict=True)
+        ]
+        for start in range(0, max(map(len, batches)), steps):
+            filled = np.full((len(batches), steps, batch_size), -1, np.int64)
+            for r, mine in enumerate(batches):
+                for i, batch in enumerate(mine[start : start + steps]):
+                    filled[r, i, : len(batch)] = batch
             chunks.append(Chunk(bucket, filled))
-    return [chunks[i] for i in rng.permutation(len(chunks))]
+    return [chunks[i] for i in np.random.default_rng(epoch).permutation(len(chunks))]
+
+
+def _spread(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """As few batches as hold the rows, of nearly equal size."""
+    return np.array_split(rows, -(-len(rows) // batch_size)) if len(rows) else []
 
 
 def plan_evaluation(rows: np.ndarray, buckets: Buckets, batch_size: int) -> list[Chunk]:

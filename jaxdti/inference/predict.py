@@ -29,8 +29,8 @@ def predict(
 
     Returns:
       Every row and column of the input in order, with ``score`` (logit, or affinity in the unit of the training
-      labels), for classification ``probability``, and ``error`` (empty where the row is valid; elsewhere the scores
-      are null).
+      labels; the mean over the replicas, if there are several), then ``score_sd`` (their spread), for classification
+      ``probability``, and ``error`` (empty where the row is valid; elsewhere the scores are null).
       Input columns of these names are replaced.
 
     Raises:
@@ -50,10 +50,13 @@ def predict(
     found = load_for_prediction(source, data)
     valid = np.zeros(found.columns.num_rows, bool)
     valid[found.table.row] = True
-    score = np.zeros(len(valid))
-    score[found.table.row] = trained.score(found.table, found.store)
+    score, spread = np.zeros((2, len(valid)))
+    members = trained.score_members(found.table, found.store)
+    score[found.table.row], spread[found.table.row] = members.mean(0), members.std(0)
 
     added = {"score": pa.array(score, mask=~valid)}
+    if len(members) > 1:
+        added["score_sd"] = pa.array(spread, mask=~valid)
     if trained.config.task == "classification":
         added["probability"] = pa.array(trained.calibration.probability(score), mask=~valid)
     added["error"] = pa.array(found.errors.tolist(), pa.string())

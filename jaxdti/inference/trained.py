@@ -21,25 +21,38 @@ _BATCH = 64
 _BUCKETS = 6
 
 
+@dataclass(frozen=True)
+class Weights:
+    """One trained model."""
+
+    variables: dict[str, Any]  # the best epoch's "params" and "batch_stats"
+    label_scale: tuple[float, float]  # (mean, sd) of the training affinities; (0, 1) for classification
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainedRun:
     """What scoring needs of a run directory."""
 
     config: Config
-    variables: dict[str, Any]  # the best epoch's "params" and "batch_stats"
-    label_scale: tuple[float, float]  # (mean, sd) of the training affinities; (0, 1) for classification
+    members: tuple[Weights, ...]  # one, or the replicas of an ensemble
     calibration: Calibration
     calibrated: bool  # False for imported weights: plain sigmoid and threshold 0.5
 
-    def score(self, table: InteractionTable, store: FeatureStore) -> np.ndarray:
-        """float64 [N]: the logit, or the affinity in the unit of the training labels, of every row of ``table``."""
+    def score_members(self, table: InteractionTable, store: FeatureStore) -> np.ndarray:
+        """float64 [members, N]: the logit, or the affinity in the unit of the training labels, of every row."""
         if len(table) == 0:
-            return np.zeros(0)
+            return np.zeros((len(self.members), 0))
         batch = min(_BATCH, len(table))
         buckets = buckets_for(self.config.model, table, store, _BUCKETS, batch)
         scorer = make_scorer(self.config.model, device_features(store), table, buckets, batch)
-        mean, sd = self.label_scale
-        return scorer(self.variables, np.arange(len(table))).astype(np.float64) * sd + mean
+        rows = np.arange(len(table))
+        scores = [scorer(member.variables, rows).astype(np.float64) for member in self.members]
+        scaled = [x * sd + mean for x, (mean, sd) in zip(scores, (m.label_scale for m in self.members), strict=True)]
+        return np.stack(scaled)
+
+    def score(self, table: InteractionTable, store: FeatureStore) -> np.ndarray:
+        """float64 [N]: the mean of ``score_members``."""
+        return self.score_members(table, store).mean(0)
 
 
 def write_model_card(
@@ -56,7 +69,7 @@ def write_model_card(
 
 
 def load_run(run: Path) -> TrainedRun:
-    """Reads a run directory.
+    """Reads a run directory; one with replicas becomes an ensemble.
 
     Raises:
       DataError: it is not one, its training has not finished, or a file of it is damaged.
@@ -66,17 +79,22 @@ def load_run(run: Path) -> TrainedRun:
     if not (run / "model.json").is_file():
         raise DataError(f"{run}: training has not finished; continue with `jaxdti train --resume {run}`")
     config = load_config(run / "config.yaml")
+    label_scale, calibration, calibrated = _read_model_card(run / "model.json")
+    if config.training.replicas > 1:
+        folders = sorted((run / "replicas").glob("*/model.json"), key=lambda path: int(path.parent.name))
+        members = tuple(weights for path in folders for weights in load_run(path.parent).members)
+        if not members:
+            raise DataError(f"{run / 'replicas'}: the weights of the {config.training.replicas} replicas are missing")
+    else:
+        like = jax.eval_shape(lambda: init_variables(config.model, 0))
+        members = (Weights(load_weights(run / "weights", like), label_scale),)
+    return TrainedRun(config=config, members=members, calibration=calibration, calibrated=calibrated)
+
+
+def _read_model_card(path: Path) -> tuple[tuple[float, float], Calibration, bool]:
     try:
-        card = json.loads((run / "model.json").read_text(encoding="utf-8"))
+        card = json.loads(path.read_text(encoding="utf-8"))
         mean, sd = card["label_scale"]
-        calibration, calibrated = Calibration(**card["calibration"]), bool(card["calibrated"])
+        return (mean, sd), Calibration(**card["calibration"]), bool(card["calibrated"])
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{run / 'model.json'}: damaged ({type(error).__name__}: {error})") from error
-    like = jax.eval_shape(lambda: init_variables(config.model, 0))
-    return TrainedRun(
-        config=config,
-        variables=load_weights(run / "weights", like),
-        label_scale=(mean, sd),
-        calibration=calibration,
-        calibrated=calibrated,
-    )
+        raise DataError(f"{path}: damaged ({type(error).__name__}: {error})") from error

@@ -3,18 +3,20 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxdti.config import Config
-from jaxdti.data.batches import Buckets, Chunk, pair_batch, plan_epoch
-from jaxdti.data.load import Dataset
+from jaxdti.data.batches import Buckets, Chunk, PairBatch, pair_batch, plan_epoch
+from jaxdti.data.interactions import InteractionTable
 from jaxdti.evaluation.metrics import classification_metrics, regression_metrics
 from jaxdti.inference.scoring import Scorer
 from jaxdti.training.checkpoints import Checkpoints
@@ -40,51 +42,76 @@ class Interrupted(RuntimeError):
         self.signal = signal_number
 
 
-@dataclass
-class Progress:
-    """Where a run stands, saved with the state; everything that resuming needs beside arrays."""
+@dataclass(frozen=True)
+class Replica:
+    """One of the models that train together; they share everything that ``state.hyper_parameters`` does not list."""
 
-    epoch: int = 0  # epochs completed
-    chunk: int = 0  # chunks completed in the epoch under way
+    config: Config
+    parts: dict[str, np.ndarray]  # int64 table rows of "train" and "validation"
+
+
+@dataclass
+class Member:
+    """Where one replica stands."""
+
     loss_sum: float = 0.0  # over the rows of the epoch under way
     rows: int = 0
     best_value: float | None = None  # validation score that selects the weights
     best_epoch: int = 0
+    last_epoch: int = 0  # epochs it took part in, to their end
+    failed: str | None = None  # why it was given up
+    history: list[dict[str, Any]] = field(default_factory=list)  # metrics of every completed epoch
+
+
+@dataclass
+class Progress:
+    """Where a run stands, saved with the state; everything that resuming needs beside arrays."""
+
+    members: list[Member]
+    epoch: int = 0  # epochs completed
+    chunk: int = 0  # chunks completed in the epoch under way
     seconds: float = 0.0  # spent training, over all resumptions
     trained_rows: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)  # metrics of every completed epoch
+
+
+def restored_progress(saved: dict[str, Any]) -> Progress:
+    """From what ``dataclasses.asdict`` made of it."""
+    members = [Member(**member) for member in saved["members"]]
+    return Progress(members, saved["epoch"], saved["chunk"], saved["seconds"], saved["trained_rows"])
 
 
 @dataclass(frozen=True)
 class Reporter:
-    """What the loop tells: ``update`` within an epoch, ``epoch`` once it is over, ``compiled`` for each program."""
+    """What the loop tells: ``update`` within an epoch, ``epoch`` once it is over for a replica (its number and record),
+    ``failed`` when a replica is given up, ``compiled`` for each program."""
 
     update: Callable[[dict[str, Any]], None]
-    epoch: Callable[[dict[str, Any]], None]
+    epoch: Callable[[int, dict[str, Any]], None]
+    failed: Callable[[int, str], None]
     compiled: Callable[[str, float], None]
 
 
-def label_scale(dataset: Dataset, task: str) -> tuple[float, float]:
+def label_scale(table: InteractionTable, replica: Replica) -> tuple[float, float]:
     """(mean, sd) of the training affinities, (0, 1) for classification: the network predicts standardised labels."""
-    if task == "classification":
+    if replica.config.task == "classification":
         return 0.0, 1.0
-    label = dataset.table.label[dataset.parts["train"]].astype(np.float64)
+    label = table.label[replica.parts["train"]].astype(np.float64)
     return float(label.mean()), float(label.std()) or 1.0
 
 
-def class_weights(dataset: Dataset, config: Config) -> tuple[float, float]:
+def class_weights(table: InteractionTable, replica: Replica) -> tuple[float, float]:
     """Loss factors of labels 0 and 1, inversely to their frequency in train and of mean 1 over its rows."""
-    if config.task != "classification" or not config.training.class_weight:
+    if replica.config.task != "classification" or not replica.config.training.class_weight:
         return 1.0, 1.0
-    positive = float(dataset.table.label[dataset.parts["train"]].mean())
+    positive = float(table.label[replica.parts["train"]].mean())
     if positive in (0.0, 1.0):
         return 1.0, 1.0
     return 0.5 / (1.0 - positive), 0.5 / positive
 
 
 def fit(
-    config: Config,
-    dataset: Dataset,
+    replicas: Sequence[Replica],
+    table: InteractionTable,
     features: DeviceFeatures,
     buckets: Buckets,
     scorer: Scorer,
@@ -95,52 +122,69 @@ def fit(
     checkpoints: Checkpoints,
     report: Reporter,
 ) -> tuple[TrainState, dict[str, Any], Progress]:
-    """Trains from where ``progress`` stands to the last epoch, or until patience is over.
+    """Trains all replicas from where ``progress`` stands to the last epoch, or until the patience of each is over.
 
     Every epoch is planned from (seed, epoch) alone and saved at its end, so that a resumed run repeats an unbroken one.
+    A replica that has stopped or failed gets filler rows from then on, which leave it as it is.
+
+    Args:
+      state, best: of all replicas, stacked on axis 0.
 
     Returns:
-      The last state, the variables of the best validation epoch, and the completed progress.
+      The last state, the variables of the best validation epochs, and the completed progress.
 
     Raises:
-      NonFiniteLoss: the step and the rows of its batch are named; nothing was saved since.
+      NonFiniteLoss: all replicas have failed; of a single one, the step and the rows of its batch are named. Nothing
+        was saved since.
       Interrupted: SIGTERM or SIGINT arrived; saved at the chunk's end.
     """
-    training = config.training
+    training = replicas[0].config.training
     steps = training.chunk_steps or chunk_steps()
-    run_chunk = _chunk_programs(config, dataset, features, buckets, tx, report)
-    rows = dataset.parts["train"]
+    run_chunk = _chunk_programs(replicas[0].config, features, buckets, tx, report)
+    rows, seeds = [replica.parts["train"] for replica in replicas], [r.config.training.seed for r in replicas]
 
     def save() -> None:
-        checkpoints.save(int(state.step), state, best, vars(progress))
+        checkpoints.save(_updates(state), state, best, asdict(progress))
 
     with _stop_signals() as stopped:
-        while progress.epoch < training.epochs and not _out_of_patience(progress, training.patience):
-            chunks = plan_epoch(rows, buckets, training.batch_size, steps, seed=training.seed, epoch=progress.epoch)
-            pending: list[tuple[Chunk, dict[str, jax.Array]]] = []
+        while progress.epoch < training.epochs and any(active := _active(progress, training.patience)):
+            chunks = plan_epoch(rows, buckets, training.batch_size, steps, seeds=seeds, epoch=progress.epoch)
+            pending: list[dict[str, jax.Array]] = []
             started = contact = time.perf_counter()
             for chunk in chunks[progress.chunk :]:
-                state, metrics = run_chunk(state, chunk)
-                pending.append((chunk, metrics))
+                chosen = np.where(np.asarray(active)[:, None, None], chunk.rows, -1)
+                state, metrics = run_chunk(state, chunk.bucket, pair_batch(table, chosen))
+                pending.append(metrics)
                 progress.chunk += 1
                 now = time.perf_counter()
                 last = progress.chunk == len(chunks)
                 if not (last or stopped or now - contact > _CONTACT_SECONDS):
                     continue
                 _collect(progress, pending)
-                _check_finite(state, progress.epoch, dataset, chunks)
+                _check_finite(state, progress, table, chunks, report)
                 pending, contact = [], time.perf_counter()
                 progress.seconds += contact - started
                 started = contact
-                report.update(_progress_line(progress, training.epochs, len(rows)))
+                report.update(_progress_line(progress, training.epochs, sum(len(r) for r in rows)))
                 if stopped and not last:
                     save()
                     raise Interrupted(stopped[0])
-            state, best = _finish_epoch(config, dataset, scorer, state, best, progress, report)
+            best = _finish_epoch(replicas, table, scorer, state, best, progress, active, report)
             save()
             if stopped:
                 raise Interrupted(stopped[0])
     return state, best, progress
+
+
+def _active(progress: Progress, patience: int | None) -> list[bool]:
+    """Which replicas train on in the epoch to come."""
+    waited = lambda member: patience is not None and progress.epoch - member.best_epoch >= patience
+    return [member.failed is None and not waited(member) for member in progress.members]
+
+
+def _updates(state: TrainState) -> int:
+    """The number of a checkpoint: chunks of work never lower it, whichever replicas have stopped."""
+    return int(np.sum(np.asarray(state.step)))
 
 
 def chunk_steps() -> int:
@@ -148,126 +192,168 @@ def chunk_steps() -> int:
     return 1 if jax.default_backend() == "cpu" else 16
 
 
-def _chunk_programs(config, dataset, features, buckets, tx, report: Reporter):
-    """``run(state, chunk)``: the compiled program of the chunk's bucket, compiled and reported at first use."""
+def _chunk_programs(config: Config, features, buckets: Buckets, tx, report: Reporter):
+    """``run(state, bucket, batches)``: the compiled program of the bucket, compiled and reported at first use."""
     compiled = {}
 
-    def run(state: TrainState, chunk: Chunk) -> tuple[TrainState, dict[str, jax.Array]]:
-        batches = pair_batch(dataset.table, chunk.rows)
-        if chunk.bucket not in compiled:
-            shape = buckets.shapes[chunk.bucket]
+    def run(state: TrainState, bucket: int, batches: PairBatch) -> tuple[TrainState, dict[str, jax.Array]]:
+        batches = jax.device_put(batches)
+        if bucket not in compiled:
+            shape = buckets.shapes[bucket]
 
             def program(state, features, batches):
-                objective = pair_objective(
-                    config.model,
-                    config.task,
-                    features,
-                    shape,
-                    class_weights=class_weights(dataset, config),
-                    label_scale=label_scale(dataset, config.task),
-                )
-                return make_chunk(make_train_step(objective, tx))(state, batches)
+                step = make_train_step(pair_objective(config.model, config.task, features, shape), tx)
+                return jax.vmap(make_chunk(step))(state, batches)
 
             start = time.perf_counter()
-            compiled[chunk.bucket] = jax.jit(program, donate_argnums=0).lower(state, features, batches).compile()
-            name = (
-                f"{chunk.rows.shape[0]} x {chunk.rows.shape[1]} pairs of {shape.atoms} atoms, {shape.residues} residues"
-            )
+            compiled[bucket] = jax.jit(program, donate_argnums=0).lower(state, features, batches).compile()
+            replicas, steps, size = batches.drug.shape
+            together = f"{replicas} replicas x " if replicas > 1 else ""
+            name = f"{together}{steps} x {size} pairs of {shape.atoms} atoms, {shape.residues} residues"
             report.compiled(name, time.perf_counter() - start)
-        return compiled[chunk.bucket](state, features, batches)
+        return compiled[bucket](state, features, batches)
 
     return run
 
 
-def _collect(progress: Progress, pending: list[tuple[Chunk, dict[str, jax.Array]]]) -> None:
+def _collect(progress: Progress, pending: list[dict[str, jax.Array]]) -> None:
     """Adds the losses of finished chunks; this is where the host waits for the device."""
-    for _, metrics in pending:
-        loss, count = np.asarray(metrics["loss"], np.float64), np.asarray(metrics["rows"])
-        progress.loss_sum += float(np.sum(loss * count))
-        progress.rows += int(count.sum())
+    for metrics in jax.device_get([{name: m[name] for name in ("loss", "rows")} for m in pending]):
+        loss, count = metrics["loss"].astype(np.float64), metrics["rows"]  # [replicas, steps]
+        for member, total, rows in zip(progress.members, (loss * count).sum(1), count.sum(1), strict=True):
+            member.loss_sum += float(total)
+            member.rows += int(rows)
         progress.trained_rows += int(count.sum())
 
 
-def _check_finite(state: TrainState, epoch: int, dataset: Dataset, chunks: list[Chunk]) -> None:
-    """Raises NonFiniteLoss when the state has recorded a bad step; ``chunks`` are those of the whole epoch."""
-    first_bad = int(state.first_bad)
-    if first_bad < 0:
-        return
-    # Steps without rows are not counted, and every epoch has the same number of others: the sizes of the buckets
-    # decide it, not the shuffle.
-    counted = [batch for chunk in chunks for batch in chunk.rows if np.any(batch >= 0)]
-    batch = counted[first_bad - epoch * len(counted)]
-    table, rows = dataset.table, batch[batch >= 0]
-    where = ", ".join(f"{table.part[row]} row {table.row[row] + 1}" for row in rows[:4])
-    raise NonFiniteLoss(
-        f"step {first_bad} (epoch {epoch + 1}): the loss or its gradient is not finite; its batch of {len(rows)} pairs "
-        f"begins with {where}. {_ADVICE}"
-    )
+def _check_finite(
+    state: TrainState, progress: Progress, table: InteractionTable, chunks: list[Chunk], report: Reporter
+) -> None:
+    """Gives up the replicas that have recorded a bad step; ``chunks`` are those of the whole epoch."""
+    for i, first_bad in enumerate(jax.device_get(state.first_bad)):
+        member = progress.members[i]
+        if first_bad < 0 or member.failed:
+            continue
+        # Steps without rows are not counted, and every epoch has the same number of others: the sizes of the buckets
+        # decide it, not the shuffle.
+        counted = [batch for chunk in chunks for batch in chunk.rows[i] if np.any(batch >= 0)]
+        batch = counted[first_bad - progress.epoch * len(counted)]
+        rows = batch[batch >= 0]
+        where = ", ".join(f"{table.part[row]} row {table.row[row] + 1}" for row in rows[:4])
+        _give_up(
+            progress,
+            i,
+            f"step {first_bad} (epoch {progress.epoch + 1}): the loss or its gradient is not finite; its batch of "
+            f"{len(rows)} pairs begins with {where}",
+            report,
+        )
 
 
-def _finish_epoch(config, dataset: Dataset, scorer: Scorer, state, best, progress: Progress, report: Reporter):
-    """Validates, keeps the best weights, records the epoch.
+def _give_up(progress: Progress, replica: int, reason: str, report: Reporter) -> None:
+    """Marks a replica as failed; the others go on, if there are any.
 
     Raises:
-      NonFiniteLoss: a validation score is not finite; the epoch's last updates can do that with finite losses.
+      NonFiniteLoss: there are none.
+    """
+    progress.members[replica].failed = reason
+    if all(member.failed for member in progress.members):
+        raise NonFiniteLoss(f"{reason}. {_ADVICE}")
+    report.failed(replica, reason)
+
+
+@jax.jit
+def _variables_of(state: TrainState, replica: jax.Array) -> dict[str, Any]:
+    return jax.tree.map(lambda x: x[replica], {"params": state.params, "batch_stats": state.batch_stats})
+
+
+@partial(jax.jit, donate_argnums=0)
+def _keep(best: dict[str, Any], state: TrainState, better: jax.Array) -> dict[str, Any]:
+    """The variables of the state for the replicas that are ``better``, bool [R]; a copy, as states are donated."""
+    pick = lambda old, new: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+    return jax.tree.map(pick, best, {"params": state.params, "batch_stats": state.batch_stats})
+
+
+def _finish_epoch(
+    replicas: Sequence[Replica],
+    table: InteractionTable,
+    scorer: Scorer,
+    state: TrainState,
+    best: dict[str, Any],
+    progress: Progress,
+    active: list[bool],
+    report: Reporter,
+) -> dict[str, Any]:
+    """Validates the active replicas, keeps the best weights of each, records the epoch.
+
+    Raises:
+      NonFiniteLoss: of all replicas left, a validation score is not finite; the epoch's last updates can do that with
+        finite losses.
     """
     start = time.perf_counter()
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    scores = scorer(variables, dataset.parts["validation"])
-    if bad := int(np.sum(~np.isfinite(scores))):
-        raise NonFiniteLoss(
-            f"step {int(state.step) - 1} (epoch {progress.epoch + 1}, its last): {bad} of {len(scores)} validation "
-            f"scores are not finite after it. {_ADVICE}"
-        )
-    metrics = validate(config, dataset, scores)
-    value = metrics[SELECTION[config.task]]
-    # Where the score is undefined (validation labels all equal), the last epoch counts as the best; ties stay with the
-    # earlier epoch.
-    better = progress.best_value is None or (np.isfinite(value) and not value <= progress.best_value)
-    if better:
-        # A copy: the state's buffers are donated to the next chunk.
-        best = jax.tree.map(lambda x: x.copy(), variables)
-        progress.best_value = float(value) if np.isfinite(value) else None
-        progress.best_epoch = progress.epoch + 1
+    better, records = np.zeros(len(replicas), bool), []
+    steps = jax.device_get(state.step)
+    for i, (replica, member) in enumerate(zip(replicas, progress.members, strict=True)):
+        if not active[i] or member.failed:
+            continue
+        scores = scorer(_variables_of(state, np.int32(i)), replica.parts["validation"])
+        if bad := int(np.sum(~np.isfinite(scores))):
+            reason = (
+                f"step {steps[i] - 1} (epoch {progress.epoch + 1}, its last): {bad} of {len(scores)} validation "
+                "scores are not finite after it"
+            )
+            _give_up(progress, i, reason, report)
+            continue
+        metrics = validate(table, replica, scores)
+        value = metrics[SELECTION[replica.config.task]]
+        # Where the score is undefined (validation labels all equal), the last epoch counts as the best; ties stay with
+        # the earlier epoch.
+        better[i] = member.best_value is None or (np.isfinite(value) and not value <= member.best_value)
+        if better[i]:
+            member.best_value = float(value) if np.isfinite(value) else None
+            member.best_epoch = progress.epoch + 1
+        records.append((i, metrics))
+    best = _keep(best, state, better)
     progress.seconds += time.perf_counter() - start
-    record = {
-        "epoch": progress.epoch + 1,
-        "step": int(state.step),
-        "loss": progress.loss_sum / max(progress.rows, 1),
-        "seconds": progress.seconds,
-        "samples_per_second": progress.trained_rows / max(progress.seconds, 1e-9),
-        **{f"validation_{name}": number for name, number in metrics.items()},
-    }
-    progress.history.append(record)
+    for i, metrics in records:
+        member = progress.members[i]
+        record = {
+            "epoch": progress.epoch + 1,
+            "step": int(steps[i]),
+            "loss": member.loss_sum / max(member.rows, 1),
+            "seconds": progress.seconds,
+            "samples_per_second": progress.trained_rows / max(progress.seconds, 1e-9),
+            **{f"validation_{name}": number for name, number in metrics.items()},
+        }
+        member.history.append(record)
+        member.last_epoch = progress.epoch + 1
+        report.epoch(i, record)
+    for member in progress.members:
+        member.loss_sum, member.rows = 0.0, 0
     progress.epoch += 1
-    progress.chunk, progress.loss_sum, progress.rows = 0, 0.0, 0
-    report.epoch(record)
-    return state, best
+    progress.chunk = 0
+    return best
 
 
-def validate(config: Config, dataset: Dataset, scores: np.ndarray) -> dict[str, float]:
+def validate(table: InteractionTable, replica: Replica, scores: np.ndarray) -> dict[str, float]:
     """Metrics of the validation part that need no calibration, from raw scores in its row order."""
-    label = dataset.table.label[dataset.parts["validation"]]
-    if config.task == "classification":
+    label = table.label[replica.parts["validation"]]
+    if replica.config.task == "classification":
         probability = 1.0 / (1.0 + np.exp(-np.clip(scores.astype(np.float64), -500, 500)))
         metrics = classification_metrics(label, scores, probability, 0.5)
         return {name: metrics[name] for name in ("auroc", "auprc")}
-    mean, sd = label_scale(dataset, config.task)
+    mean, sd = label_scale(table, replica)
     metrics = regression_metrics(label, scores * sd + mean)
     return {name: metrics[name] for name in ("concordance_index", "mse")}
 
 
-def _out_of_patience(progress: Progress, patience: int | None) -> bool:
-    return patience is not None and progress.epoch - progress.best_epoch >= patience
-
-
 def _progress_line(progress: Progress, epochs: int, rows: int) -> dict[str, Any]:
     speed = progress.trained_rows / max(progress.seconds, 1e-9)
-    left = (epochs - progress.epoch) * rows - progress.rows
+    done = sum(member.rows for member in progress.members)
+    left = (epochs - progress.epoch) * rows - done
     return {
         "epoch": progress.epoch + 1,
-        "share": progress.rows / max(rows, 1),
-        "loss": progress.loss_sum / max(progress.rows, 1),
+        "share": done / max(rows, 1),
+        "loss": sum(member.loss_sum for member in progress.members) / max(done, 1),
         "samples_per_second": speed,
         "eta_seconds": left / max(speed, 1e-9),
     }

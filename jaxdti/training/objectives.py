@@ -52,16 +52,8 @@ def pair_objective(
     task: str,
     features: DeviceFeatures,
     shape: Shape,
-    *,
-    class_weights: tuple[float, float] = (1.0, 1.0),
-    label_scale: tuple[float, float] = (0.0, 1.0),
 ) -> Objective:
-    """Plain supervised training on pairs.
-
-    Args:
-      class_weights: loss factors of labels 0 and 1.
-      label_scale: (mean, sd) of the training affinities; the network predicts (label - mean) / sd.
-    """
+    """Plain supervised training on pairs, with what ``state.hyper_parameters`` traces."""
     model = DrugBAN(config)
 
     def objective(variables: dict[str, Any], batch: PairBatch, rng: Array, hyper: dict[str, Array]):
@@ -77,9 +69,9 @@ def pair_objective(
         )
         if task == "classification":
             loss = binding_loss(logits, batch.label, batch.row_mask)
-            loss = loss * jnp.where(batch.label > 0.5, class_weights[1], class_weights[0])
+            loss = loss * jnp.where(batch.label > 0.5, hyper["class_weights"][1], hyper["class_weights"][0])
         else:
-            mean, sd = label_scale
+            mean, sd = hyper["label_scale"]
             loss = affinity_loss(logits, (batch.label - mean) / sd, batch.row_mask)
         total = masked_mean(loss, batch.row_mask)
         return total, (updates["batch_stats"], {"loss": jax.lax.stop_gradient(total)})

@@ -1,21 +1,51 @@
 """The optimiser of a run, from its configuration."""
 
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
 import optax
+from jax import Array
 
 from jaxdti.config import TrainingConfig
 
 
-def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Adam or AdamW after optional clipping, with linear warm-up and a constant or cosine learning rate."""
+class ScheduledState(NamedTuple):
+    """The moments, and the number of updates that the schedule has seen: int32 []."""
+
+    moments: optax.OptState
+    count: Array
+
+
+def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
+    """Adam or AdamW after optional clipping, with linear warm-up and a constant or cosine learning rate.
+
+    With u Adam's direction and s_t the schedule, which starts from 1:  x <- x - learning_rate s_t (u + weight_decay x).
+    ``update`` takes the two rates from ``hyper``, so that replicas with different ones share a program.
+    """
+    schedule = _schedule(config, steps_per_epoch)
+    clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
+    adam = optax.chain(*clip, optax.scale_by_adam())
+
+    def init(params: chex.ArrayTree) -> ScheduledState:
+        return ScheduledState(adam.init(params), jnp.zeros((), jnp.int32))
+
+    def update(gradients, state: ScheduledState, params=None, *, hyper: dict[str, Array]):
+        directions, moments = adam.update(gradients, state.moments, params)
+        rate, decay = hyper["learning_rate"] * schedule(state.count), hyper["weight_decay"]
+        updates = jax.tree.map(lambda u, x: -rate * (u + decay * x), directions, params)
+        return updates, ScheduledState(moments, state.count + 1)
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def _schedule(config: TrainingConfig, steps_per_epoch: int) -> optax.Schedule:
     total = max(config.epochs * steps_per_epoch, 1)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
+    rate = optax.constant_schedule(1.0)
     if config.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(config.learning_rate, total - warmup)
-    else:
-        rate = optax.constant_schedule(config.learning_rate)
+        rate = optax.cosine_decay_schedule(1.0, total - warmup)
     if warmup:
-        rate = optax.join_schedules([optax.linear_schedule(0.0, config.learning_rate, warmup), rate], [warmup])
-    clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
-    if config.optimizer == "adamw":
-        return optax.chain(*clip, optax.adamw(rate, weight_decay=config.weight_decay))
-    return optax.chain(*clip, optax.adam(rate))
+        rate = optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), rate], [warmup])
+    return rate

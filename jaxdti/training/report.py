@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.table import Table
 from tensorboardX import SummaryWriter
 
 from jaxdti.evaluation.baselines import baseline_table
-from jaxdti.evaluation.evaluation import json_ready
+from jaxdti.evaluation.evaluation import INTERVALS, json_ready
 from jaxdti.training.loop import Reporter
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -25,15 +26,26 @@ def say(line: str) -> None:
 class RunReporter:
     """Writes the metrics of a run; on resuming, what lies beyond the restored epoch is dropped first."""
 
-    def __init__(self, output: Path, history: list[dict[str, Any]], epochs: int, tensorboard: bool):
+    def __init__(self, output: Path, histories: Sequence[list[dict[str, Any]]], epochs: int, tensorboard: bool):
         self._metrics = output / "metrics.jsonl"
         self._epochs = epochs
+        self._replicas = len(histories)
         self._status = _console.status("compiling") if _console.is_terminal else None
+        # As they were written: epoch by epoch, within an epoch replica by replica.
+        records = sorted(
+            (record["epoch"], i, self._line(i, record)) for i, history in enumerate(histories) for record in history
+        )
         temporary = self._metrics.with_name(".metrics.jsonl.tmp")
-        temporary.write_text("".join(json.dumps(json_ready(record)) + "\n" for record in history))
+        temporary.write_text("".join(line for _, _, line in records))
         os.replace(temporary, self._metrics)
-        first = history[-1]["step"] + 1 if history else 0
-        self._writer = SummaryWriter(str(output / "tensorboard"), purge_step=first) if tensorboard else None
+        folder = output / "tensorboard"
+        folders = [folder / f"replica_{i}" if self._replicas > 1 else folder for i in range(self._replicas)]
+        firsts = [history[-1]["step"] + 1 if history else 0 for history in histories]
+        self._writers = [
+            SummaryWriter(str(folder), purge_step=first)
+            for folder, first in zip(folders, firsts, strict=True)
+            if tensorboard
+        ]
 
     def __enter__(self) -> "RunReporter":
         if self._status:
@@ -43,11 +55,18 @@ class RunReporter:
     def __exit__(self, *exception: object) -> None:
         if self._status:
             self._status.stop()
-        if self._writer:
-            self._writer.close()
+        for writer in self._writers:
+            writer.close()
 
     def reporter(self) -> Reporter:
-        return Reporter(update=self._update, epoch=self._epoch, compiled=self._compiled)
+        return Reporter(update=self._update, epoch=self._epoch, failed=self._failed, compiled=self._compiled)
+
+    def _line(self, replica: int, record: dict[str, Any]) -> str:
+        named = {"replica": replica} if self._replicas > 1 else {}
+        return json.dumps(named | json_ready(record)) + "\n"
+
+    def _name(self, replica: int) -> str:
+        return f"replica {replica}  " if self._replicas > 1 else ""
 
     def _update(self, line: dict[str, Any]) -> None:
         if self._status:
@@ -56,22 +75,26 @@ class RunReporter:
                 f"{line['samples_per_second']:.1f} samples/s  ETA {_duration(line['eta_seconds'])}"
             )
 
-    def _epoch(self, record: dict[str, Any]) -> None:
+    def _epoch(self, replica: int, record: dict[str, Any]) -> None:
         with open(self._metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(json_ready(record)) + "\n")
-        if self._writer:
+            file.write(self._line(replica, record))
+        if self._writers:
+            writer = self._writers[replica]
             for name, value in record.items():
                 if name not in ("epoch", "step"):
-                    self._writer.add_scalar(name, value, record["step"])
-            self._writer.flush()
+                    writer.add_scalar(name, value, record["step"])
+            writer.flush()
         scores = "  ".join(
             f"{name.replace('_', ' ')} {value:.4f}" for name, value in record.items() if name.startswith("validation_")
         )
         left = (self._epochs - record["epoch"]) * record["seconds"] / record["epoch"]
         say(
-            f"epoch {record['epoch']}/{self._epochs}  loss {record['loss']:.4f}  {scores}  "
+            f"{self._name(replica)}epoch {record['epoch']}/{self._epochs}  loss {record['loss']:.4f}  {scores}  "
             f"{record['samples_per_second']:.1f} samples/s  ETA {_duration(left)}"
         )
+
+    def _failed(self, replica: int, reason: str) -> None:
+        say(f"{self._name(replica)}failed, the others go on: {reason}")
 
     def _compiled(self, name: str, seconds: float) -> None:
         say(f"compiled {name} in {seconds:.1f} s")
@@ -79,18 +102,28 @@ class RunReporter:
 
 def show_results(task: str, summary: dict[str, Any], output: Path) -> None:
     """Prints the network beside the baselines on the test part, and the ceiling where it is known."""
-    results = {"DrugBAN (this run)": summary["test"], **summary["baselines"]}
-    header, *rows = baseline_table(results, task)
+    replicas = summary.get("replicas", [])
+    name = f"DrugBAN, mean score of {len(replicas)}" if replicas else "DrugBAN (this run)"
+    header, *rows = baseline_table({name: summary["test"], **summary["baselines"]}, task)
     console = Console(highlight=False)
     table = Table(title="test", box=box.HEAVY_HEAD if console.is_terminal else None)
-    for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i == 0 else "right")
+    for i, title in enumerate(header):
+        table.add_column(title, justify="left" if i == 0 else "right")
     for row in rows:
         table.add_row(*row)
     console.print(table)
     if "ceiling_auroc" in summary:
         print(f"Bayes ceiling: test AUROC {summary['ceiling_auroc']:.3f}")
-    print(f"best epoch {summary['best_epoch']} of {summary['epochs']}, {_duration(summary['seconds'])} of training")
+    if replicas:
+        kept = sum("failed" not in row for row in replicas)
+        for metric, (mean, sd) in summary["replicas_mean"]["test"].items():
+            if metric in INTERVALS[task]:
+                print(f"single replicas: test {metric.replace('_', ' ')} {mean:.3f} ± {sd:.3f} (mean ± sd of {kept})")
+        if kept < len(replicas):
+            print(f"{len(replicas) - kept} of {len(replicas)} replicas failed: see summary.json")
+    best = summary["best_epoch"]
+    epochs = ", ".join(map(str, best)) if isinstance(best, list) else best
+    print(f"best epoch {epochs} of {summary['epochs']}, {_duration(summary['seconds'])} of training")
     print(f"written to {output}")
 
 

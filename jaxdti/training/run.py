@@ -6,13 +6,14 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import optax
-import pyarrow as pa
 
 from jaxdti import __version__
 from jaxdti.config import Config, load_config, save_config
@@ -21,29 +22,35 @@ from jaxdti.data.interactions import DataError
 from jaxdti.data.load import Dataset, load_data
 from jaxdti.data.named import write_json
 from jaxdti.data.splits import table_identity, write_split
-from jaxdti.data.tables import write_table
-from jaxdti.evaluation.baselines import evaluate_baselines
-from jaxdti.evaluation.calibration import Calibration, fit_calibration
-from jaxdti.evaluation.evaluation import evaluate_part, json_ready
 from jaxdti.inference.scoring import buckets_for, make_scorer
-from jaxdti.inference.trained import write_model_card
-from jaxdti.training.checkpoints import open_checkpoints, save_weights
+from jaxdti.training.checkpoints import open_checkpoints
 from jaxdti.training.features import device_features
-from jaxdti.training.loop import Interrupted, NonFiniteLoss, Progress, class_weights, fit, label_scale
+from jaxdti.training.loop import (
+    Interrupted,
+    Member,
+    NonFiniteLoss,
+    Progress,
+    Replica,
+    class_weights,
+    fit,
+    label_scale,
+    restored_progress,
+)
 from jaxdti.training.optimizer import make_optimizer
-from jaxdti.training.report import RunReporter, say, show_results
-from jaxdti.training.state import init_state
+from jaxdti.training.report import RunReporter, say
+from jaxdti.training.results import Fitted, write_results
+from jaxdti.training.state import hyper_parameters, init_replicas
 
 __all__ = ["Interrupted", "NonFiniteLoss", "resume", "train"]
-
-SCORED_PARTS = ("validation", "test")
 
 
 def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:
     """Trains, evaluates and writes a run directory; returns its summary.
 
     The directory holds config.yaml, environment.json, data.json, split.json, rejected.csv (if any), checkpoints/,
-    metrics.jsonl, tensorboard/, weights/, model.json, predictions.parquet, baselines.json and summary.json.
+    metrics.jsonl, tensorboard/, weights/, model.json, predictions.parquet, baselines.json and summary.json. With
+    ``training.replicas`` above 1, replicas/0, replicas/1, ... hold the weights and results of each, and the run itself
+    those of their ensemble.
 
     Raises:
       DataError: the data are unfit, or ``output`` exists and is not to be overwritten.
@@ -144,33 +151,49 @@ def _run(config: Config, output: Path, dataset: Dataset) -> dict[str, Any]:
     started = time.perf_counter()
     for line in dataset.lines:
         say(line)
-    if np.ptp(dataset.table.label[dataset.parts["validation"]]) == 0:
-        say("warning: all validation labels are equal: no epoch can be chosen, so the weights of the last one are kept")
     write_json(output / "environment.json", describe_environment())
-    features = device_features(dataset.store)
+    replicas = [Replica(alone, dataset.parts) for alone in single_configs(config)]
+    fitted = fit_replicas(replicas, dataset, output)
+    return write_results(config, output, dataset, fitted, started)
+
+
+def single_configs(config: Config) -> list[Config]:
+    """The configuration of each replica: seeds count up from the run's."""
+    seeds = range(config.training.seed, config.training.seed + config.training.replicas)
+    return [replace(config, training=replace(config.training, seed=seed, replicas=1)) for seed in seeds]
+
+
+def fit_replicas(replicas: Sequence[Replica], dataset: Dataset, output: Path) -> Fitted:
+    """Trains the replicas together, with checkpoints and metrics under ``output``; continues what was begun there."""
+    config, table = replicas[0].config, dataset.table
     training = config.training
-    buckets = buckets_for(config.model, dataset.table, dataset.store, training.buckets, training.batch_size)
+    if any(np.ptp(table.label[replica.parts["validation"]]) == 0 for replica in replicas):
+        say("warning: all validation labels are equal: no epoch can be chosen, so the weights of the last one are kept")
+    features = device_features(dataset.store)
+    buckets = buckets_for(config.model, table, dataset.store, training.buckets, training.batch_size)
     say(_describe_buckets(buckets))
-    scorer = make_scorer(config.model, features, dataset.table, buckets, training.batch_size)
-    tx = make_optimizer(training, _steps_per_epoch(config, dataset, buckets))
-    state = init_state(config.model, tx, training.seed)
-    best = {"params": state.params, "batch_stats": state.batch_stats}
-    best = jax.tree.map(lambda x: x.copy(), best)
-    progress = Progress()
+    scorer = make_scorer(config.model, features, table, buckets, training.batch_size)
+    tx = make_optimizer(training, _steps_per_epoch(replicas[0], buckets))
+    hyper = [hyper_parameters(r.config, class_weights(table, r), label_scale(table, r)) for r in replicas]
+    state = init_replicas(config.model, tx, [r.config.training.seed for r in replicas], hyper)
+    best = jax.tree.map(lambda x: x.copy(), {"params": state.params, "batch_stats": state.batch_stats})
+    progress = Progress([Member() for _ in replicas])
     with open_checkpoints(output / "checkpoints") as checkpoints:
         if checkpoints.latest() is not None:
             state, best, saved = checkpoints.restore(state, best)
-            progress = Progress(**saved)
+            progress = restored_progress(saved)
             say(f"resuming after epoch {progress.epoch}, chunk {progress.chunk}")
-        with RunReporter(output, progress.history, training.epochs, config.output.tensorboard) as report:
-            state, best, progress = fit(
-                config, dataset, features, buckets, scorer, tx, state, best, progress, checkpoints, report.reporter()
+        histories = [member.history for member in progress.members]
+        with RunReporter(output, histories, training.epochs, config.output.tensorboard) as report:
+            _, best, progress = fit(
+                replicas, table, features, buckets, scorer, tx, state, best, progress, checkpoints, report.reporter()
             )
-    return _finish(config, output, dataset, scorer, best, progress, time.perf_counter() - started)
+    members = [jax.tree.map(lambda x, i=i: x[i], best) for i in range(len(replicas))]
+    return Fitted(replicas, scorer, members, progress)
 
 
-def _steps_per_epoch(config: Config, dataset: Dataset, buckets: Buckets) -> int:
-    chunks = plan_epoch(dataset.parts["train"], buckets, config.training.batch_size, 1, seed=0, epoch=0)
+def _steps_per_epoch(replica: Replica, buckets: Buckets) -> int:
+    chunks = plan_epoch([replica.parts["train"]], buckets, replica.config.training.batch_size, 1, seeds=[0], epoch=0)
     return len(chunks)
 
 
@@ -178,77 +201,3 @@ def _describe_buckets(buckets: Buckets) -> str:
     shapes = ", ".join(f"{shape.atoms} x {shape.residues}" for shape in buckets.shapes)
     waste = "" if np.isnan(buckets.padding) else f"; {buckets.padding:.0%} of the work is padding"
     return f"batch shapes (atoms x residues): {shapes}{waste}"
-
-
-def _finish(config: Config, output: Path, dataset: Dataset, scorer, best, progress: Progress, seconds: float) -> dict:
-    """Evaluates the best weights and writes everything a user reads."""
-    table, parts = dataset.table, dataset.parts
-    mean, sd = label_scale(dataset, config.task)
-    scores = {part: scorer(best, parts[part]).astype(np.float64) * sd + mean for part in SCORED_PARTS}
-    calibration = _calibrate(config, dataset, scores["validation"])
-    save_weights(output / "weights", best)
-    write_model_card(output, config.task, (mean, sd), calibration, calibrated=config.task == "classification")
-    write_table(_predictions(config, dataset, scores, calibration), output / "predictions.parquet")
-
-    summary: dict[str, Any] = {}
-    for part in ("test", "validation"):
-        summary[part] = evaluate_part(
-            table,
-            parts["train"],
-            parts[part],
-            scores[part],
-            task=config.task,
-            calibration=calibration,
-            bootstrap=config.output.bootstrap if part == "test" else 0,
-        )
-    baselines = {}
-    if config.output.baselines:
-        say("scoring the baselines on the same split")
-        baselines = evaluate_baselines(
-            table,
-            parts["train"],
-            parts["validation"],
-            parts["test"],
-            task=config.task,
-            seed=config.training.seed,
-            bootstrap=config.output.bootstrap,
-        )
-        write_json(output / "baselines.json", json_ready(baselines))
-    summary |= {
-        "epochs": progress.epoch,
-        "best_epoch": progress.best_epoch,
-        "seconds": round(progress.seconds, 1),
-        "samples_per_second": progress.trained_rows / max(progress.seconds, 1e-9),
-        "total_seconds": round(seconds, 1),
-        "baselines": {name: metrics for name, metrics in json_ready(baselines).items()},
-    }
-    if dataset.ceiling is not None:
-        summary["ceiling_auroc"] = dataset.ceiling
-    write_json(output / "summary.json", json_ready(summary))
-    show_results(config.task, summary, output)
-    return summary
-
-
-def _calibrate(config: Config, dataset: Dataset, score: np.ndarray) -> Calibration:
-    """Temperature and threshold from the validation part; class weights are undone first."""
-    label = dataset.table.label[dataset.parts["validation"]]
-    if config.task == "regression":
-        return Calibration()
-    low, high = class_weights(dataset, config)
-    return fit_calibration(label, score, logit_offset=float(np.log(high / low)))
-
-
-def _predictions(config: Config, dataset: Dataset, scores: dict[str, np.ndarray], calibration: Calibration) -> pa.Table:
-    rows = np.concatenate([dataset.parts[part] for part in SCORED_PARTS])
-    score = np.concatenate([scores[part] for part in SCORED_PARTS])
-    table = dataset.table
-    columns: dict[str, Any] = {
-        "drug": pa.array(table.drugs[table.drug[rows]].tolist(), pa.string()),
-        "protein": pa.array(table.proteins[table.protein[rows]].tolist(), pa.string()),
-        "label": pa.array(table.label[rows].astype(np.float64)),
-        "score": pa.array(score),
-    }
-    if config.task == "classification":
-        columns["probability"] = pa.array(calibration.probability(score))
-    columns["split"] = pa.array(np.repeat(SCORED_PARTS, [len(scores[part]) for part in SCORED_PARTS]).tolist())
-    return pa.table(columns)

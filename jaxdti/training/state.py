@@ -1,5 +1,6 @@
 """The training state: a pytree of arrays only, so that it stacks over replicas, donates and checkpoints."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -7,10 +8,11 @@ import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
-from jaxdti.config import ModelConfig
+from jaxdti.config import Config, ModelConfig
 from jaxdti.layers.graph import DrugBatch
 from jaxdti.layers.sequence import ProteinBatch
 from jaxdti.models.drugban import REFERENCE_ATOMS, REFERENCE_RESIDUES, DrugBAN
@@ -22,7 +24,7 @@ class TrainState(flax.struct.PyTreeNode):
     batch_stats: chex.ArrayTree
     opt_state: optax.OptState
     rng: Array  # uint32 [2]; constant, folded with ``step``, so that resuming repeats the unbroken run
-    hyper: dict[str, Array]  # traced hyper-parameters, float32 []: dropout
+    hyper: dict[str, Array]  # what ``hyper_parameters`` lists, traced
     first_bad: Array  # int32 []; the step whose loss or gradient was not finite, -1 while there is none
 
 
@@ -45,8 +47,30 @@ def init_variables(config: ModelConfig, seed: int | Array) -> dict[str, Any]:
     return {"params": variables["params"], "batch_stats": variables["batch_stats"]}
 
 
-def init_state(config: ModelConfig, tx: optax.GradientTransformation, seed: int | Array) -> TrainState:
-    """A fresh state; vmappable over ``seed``."""
+def hyper_parameters(
+    config: Config, class_weights: tuple[float, float] = (1.0, 1.0), label_scale: tuple[float, float] = (0.0, 1.0)
+) -> dict[str, np.ndarray]:
+    """What may differ between replicas of one program, as float32 arrays.
+
+    Args:
+      class_weights: loss factors of labels 0 and 1.
+      label_scale: (mean, sd) of the training affinities; the network predicts (label - mean) / sd.
+    """
+    training = config.training
+    values = {
+        "dropout": config.model.dropout,
+        "learning_rate": training.learning_rate,
+        "weight_decay": training.weight_decay,
+        "class_weights": class_weights,
+        "label_scale": label_scale,
+    }
+    return {name: np.asarray(value, np.float32) for name, value in values.items()}
+
+
+def init_state(
+    config: ModelConfig, tx: optax.GradientTransformation, seed: int | Array, hyper: dict[str, Any]
+) -> TrainState:
+    """A fresh state; vmappable over ``seed`` and ``hyper``."""
     variables = init_variables(config, seed)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -54,6 +78,18 @@ def init_state(config: ModelConfig, tx: optax.GradientTransformation, seed: int 
         batch_stats=variables["batch_stats"],
         opt_state=tx.init(variables["params"]),
         rng=jax.random.fold_in(jax.random.PRNGKey(seed), 1),
-        hyper={"dropout": jnp.asarray(config.dropout, jnp.float32)},
+        hyper=jax.tree.map(jnp.asarray, hyper),
         first_bad=jnp.full((), -1, jnp.int32),
     )
+
+
+def init_replicas(
+    config: ModelConfig,
+    tx: optax.GradientTransformation,
+    seeds: Sequence[int],
+    hyper: Sequence[dict[str, np.ndarray]],
+) -> TrainState:
+    """Fresh states stacked on axis 0, one of each seed and its hyper-parameters."""
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *hyper)
+    init = jax.jit(jax.vmap(lambda seed, hyper: init_state(config, tx, seed, hyper)))
+    return init(np.asarray(seeds, np.int32), stacked)

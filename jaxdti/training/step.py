@@ -18,11 +18,13 @@ def make_train_step(objective: Objective, tx: optax.GradientTransformation) -> S
     """Builds the pure ``step(state, batch) -> (state, metrics)``; compile it for one or for many replicas:
 
     jax.jit(step, donate_argnums=0)
-    jax.jit(jax.vmap(step, in_axes=(0, None)), donate_argnums=0)  # replicas stacked on axis 0
+    jax.jit(jax.vmap(step), donate_argnums=0)  # replicas stacked on axis 0 of the state and of the batch
 
     A step of filler rows changes nothing: not the moments, not the schedule, not the statistics. Neither does any step
     from the first one on whose loss or gradient is not finite; its number is kept in ``state.first_bad``.
     """
+
+    tx = optax.with_extra_args_support(tx)
 
     def step(state: TrainState, batch: PairBatch) -> tuple[TrainState, dict[str, Array]]:
         rng = jax.random.fold_in(state.rng, state.step)
@@ -32,7 +34,7 @@ def make_train_step(objective: Objective, tx: optax.GradientTransformation) -> S
 
         (loss, (batch_stats, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         grad_norm = optax.tree.norm(grads)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, hyper=state.hyper)
         present = jnp.any(batch.row_mask)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         bad = present & ~finite & (state.first_bad < 0)

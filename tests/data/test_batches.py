@@ -134,40 +134,51 @@ def content(chunks):
 
 
 @settings(max_examples=60)
-@given(plans(), st.integers(0, 2**32), st.integers(0, 1000))
-def test_an_epoch_takes_every_row_once(plan, seed, epoch):
+@given(plans(), st.lists(st.integers(0, 2**32), min_size=1, max_size=3), st.integers(0, 1000), st.randoms())
+def test_an_epoch_takes_every_row_of_every_replica_once(plan, seeds, epoch, random):
     rows, buckets, batch_size, steps = plan
-    chunks = plan_epoch(rows, buckets, batch_size, steps, seed=seed, epoch=epoch)
-    taken = np.concatenate([chunk.rows.ravel() for chunk in chunks])
-    np.testing.assert_array_equal(np.sort(taken[taken != -1]), np.sort(rows))
-    assert (taken >= -1).all()
+    parts = [rows[: random.randint(0, len(rows))] for _ in seeds]
+    chunks = plan_epoch(parts, buckets, batch_size, steps, seeds=seeds, epoch=epoch)
     for chunk in chunks:
-        assert chunk.rows.shape == (steps, batch_size) and chunk.rows.dtype == np.int64
+        assert chunk.rows.shape == (len(seeds), steps, batch_size) and chunk.rows.dtype == np.int64
         assert (buckets.of_row[chunk.rows[chunk.rows >= 0]] == chunk.bucket).all()
         # Filler stands behind the rows of a batch, and empty steps behind the steps of a chunk.
-        assert (np.diff((chunk.rows >= 0).astype(int), axis=1) <= 0).all()
-        assert (np.diff((chunk.rows >= 0).any(1).astype(int)) <= 0).all() and (chunk.rows[0] >= 0).any()
-    for bucket in range(len(buckets.shapes)):
-        mine = (buckets.of_row[rows] == bucket).sum()
-        sizes = [(step >= 0).sum() for chunk in chunks if chunk.bucket == bucket for step in chunk.rows]
-        sizes = [size for size in sizes if size]
-        assert len(sizes) == -(-mine // batch_size)
-        # Spread evenly: no tiny batch beside full ones.
-        assert not sizes or (max(sizes) - min(sizes) <= 1 and (len(sizes) == 1 or min(sizes) >= batch_size // 2))
-    assert content(plan_epoch(rows, buckets, batch_size, steps, seed=seed, epoch=epoch)) == content(chunks)
+        assert (np.diff((chunk.rows >= 0).astype(int), axis=2) <= 0).all()
+        assert (np.diff((chunk.rows >= 0).any(2).astype(int), axis=1) <= 0).all()
+        assert (chunk.rows[:, 0] >= 0).any()
+    for i, mine in enumerate(parts):
+        taken = np.concatenate([chunk.rows[i].ravel() for chunk in chunks]) if chunks else np.zeros(0, int)
+        np.testing.assert_array_equal(np.sort(taken[taken != -1]), np.sort(mine))
+        assert (taken >= -1).all()
+        for bucket in range(len(buckets.shapes)):
+            here = (buckets.of_row[mine] == bucket).sum()
+            sizes = [(step >= 0).sum() for chunk in chunks if chunk.bucket == bucket for step in chunk.rows[i]]
+            sizes = [size for size in sizes if size]
+            assert len(sizes) == -(-here // batch_size)
+            # Spread evenly: no tiny batch beside full ones.
+            assert not sizes or (max(sizes) - min(sizes) <= 1 and (len(sizes) == 1 or min(sizes) >= batch_size // 2))
+    assert content(plan_epoch(parts, buckets, batch_size, steps, seeds=seeds, epoch=epoch)) == content(chunks)
 
 
-def test_epochs_and_seeds_differ_in_rows_and_in_the_order_of_buckets():
+def test_a_replica_is_planned_as_if_it_were_alone():
     rows = np.arange(400)
     buckets = Buckets((Shape(8, 8, 32), Shape(16, 16, 64)), (rows % 2).astype(np.int32), 0.0)
-    plans = [
-        plan_epoch(rows, buckets, 10, 2, seed=seed, epoch=epoch) for seed, epoch in itertools.product((0, 1), (0, 1, 2))
-    ]
-    for one, other in itertools.combinations(plans, 2):
-        assert content(one) != content(other)
-        assert [chunk.bucket for chunk in one] != [chunk.bucket for chunk in other]
-        company = lambda plan: {frozenset(step.tolist()) for chunk in plan for step in chunk.rows}
+    together = plan_epoch([rows] * 3, buckets, 10, 4, seeds=[7, 8, 7], epoch=2)
+    for i, seed in enumerate((7, 8, 7)):
+        alone = plan_epoch([rows], buckets, 10, 4, seeds=[seed], epoch=2)
+        assert content(alone) == [(chunk.bucket, chunk.rows[i : i + 1].tolist()) for chunk in together]
+
+
+def test_epochs_differ_in_rows_and_in_the_order_of_buckets_and_seeds_in_rows():
+    rows = np.arange(400)
+    buckets = Buckets((Shape(8, 8, 32), Shape(16, 16, 64)), (rows % 2).astype(np.int32), 0.0)
+    keys = list(itertools.product((0, 1), (0, 1, 2)))
+    plans = [plan_epoch([rows], buckets, 10, 2, seeds=[seed], epoch=epoch) for seed, epoch in keys]
+    order = lambda plan: [chunk.bucket for chunk in plan]
+    company = lambda plan: {frozenset(step.tolist()) for chunk in plan for step in chunk.rows[0]}
+    for (one, (_, epoch)), (other, (_, another)) in itertools.combinations(zip(plans, keys, strict=True), 2):
         assert not company(one) & company(other)
+        assert (order(one) == order(other)) == (epoch == another)
 
 
 @settings(max_examples=40)
@@ -186,7 +197,7 @@ def test_evaluation_takes_every_row_once_in_order(plan):
 
 def test_nothing_to_plan():
     empty, buckets = np.zeros(0, int), Buckets((Shape(8, 8, 32),), np.zeros(3, np.int32), 0.0)
-    assert plan_epoch(empty, buckets, 4, 2, seed=0, epoch=0) == []
+    assert plan_epoch([empty, empty], buckets, 4, 2, seeds=[0, 1], epoch=0) == []
     assert plan_evaluation(empty, buckets, 4) == []
 
 

@@ -15,13 +15,21 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.utils.class_weight import compute_class_weight
 
-from jaxdti.config import Config, ModelConfig, TrainingConfig
+from jaxdti.config import Config, TrainingConfig
 from jaxdti.data.batches import Buckets, Shape, pair_batch, plan_epoch
 from jaxdti.data.interactions import InteractionTable
-from jaxdti.data.load import Dataset
 from jaxdti.evaluation.metrics import concordance_index
 from jaxdti.training import loop
-from jaxdti.training.loop import Interrupted, NonFiniteLoss, Progress, Reporter, fit
+from jaxdti.training.loop import (
+    Interrupted,
+    Member,
+    NonFiniteLoss,
+    Progress,
+    Replica,
+    Reporter,
+    fit,
+    restored_progress,
+)
 
 TRAIN, VALIDATION = np.arange(5, 42), np.arange(42, 60)
 LABEL = np.random.default_rng(2).integers(0, 2, 60)
@@ -42,9 +50,7 @@ def make_table(label: np.ndarray) -> InteractionTable:
     )
 
 
-def make_dataset(label):
-    parts = {"train": TRAIN, "validation": VALIDATION, "test": VALIDATION}
-    return Dataset(table=make_table(label), store=None, parts=parts, report=None, lines=[], split="given")  # type: ignore[arg-type]
+PARTS = {"train": TRAIN, "validation": VALIDATION, "test": VALIDATION}
 
 
 class Memory:
@@ -73,34 +79,50 @@ def problem(toy, monkeypatch):
 
     monkeypatch.setattr(loop, "pair_batch", recorded)
 
-    def run(
-        memory=None, *, scorer=None, label=LABEL, task="classification", resuming=False, tx=TX, rate=0.25, **training
+    def run_many(
+        settings,
+        memory=None,
+        *,
+        parts=None,
+        scorer=None,
+        label=LABEL,
+        task="classification",
+        resuming=False,
+        tx=TX,
+        rates=None,
+        **training,
     ):
+        """One replica for each dictionary of ``settings``."""
         memory = memory or Memory()
-        dataset = make_dataset(label)
-        table = dataset.table
-        settings = {"epochs": 4, "batch_size": 5, "chunk_steps": 1} | training
-        config = Config(task=task, model=ModelConfig(), training=TrainingConfig(**settings))
+        table = make_table(label)
+        training = {"epochs": 4, "batch_size": 5, "chunk_steps": 1} | training
+        configs = [Config(task=task, training=TrainingConfig(**training | setting)) for setting in settings]
+        parts = parts or [PARTS] * len(configs)
+        replicas = [Replica(config, part) for config, part in zip(configs, parts, strict=True)]
 
         def score(variables, rows):
             drug, protein = (np.asarray(variables["params"][name]) for name in ("drug", "protein"))
             return np.sum(drug[table.drug[rows]] * protein[table.protein[rows]], axis=-1)
 
-        state, progress = toy.init(tx, 0, rate), Progress()
+        rates = rates or [0.25] * len(configs)
+        states = [toy.init(tx, c.training.seed, rate) for c, rate in zip(configs, rates, strict=True)]
+        state, progress = jax.tree.map(lambda *x: jax.numpy.stack(x), *states), Progress([Member() for _ in configs])
         best = {"params": state.params, "batch_stats": state.batch_stats}
         if resuming:
             _, state, best, saved = memory.saved[-1]
-            state, best, progress = *jax.tree.map(jax.numpy.array, (state, best)), Progress(**json.loads(saved))
+            state, best = jax.tree.map(jax.numpy.array, (state, best))
+            progress = restored_progress(json.loads(saved))
         best = jax.tree.map(lambda x: x.copy(), best)
-        told = SimpleNamespace(updates=[], epochs=[], programs=[])
+        told = SimpleNamespace(updates=[], epochs=[], programs=[], failed=[])
         report = Reporter(
             update=lambda line: told.updates.append(copy.deepcopy(line)),
-            epoch=told.epochs.append,
+            epoch=lambda i, record: told.epochs.append(record if len(configs) == 1 else (i, record)),
+            failed=lambda i, reason: told.failed.append((i, reason)),
             compiled=lambda name, seconds: told.programs.append(name),
         )
         state, best, progress = fit(
-            config,
-            dataset,
+            replicas,
+            table,
             None,
             BUCKETS,
             scorer or score,
@@ -113,7 +135,13 @@ def problem(toy, monkeypatch):
         )
         return SimpleNamespace(state=state, best=best, progress=progress, told=told, memory=memory)
 
-    return SimpleNamespace(run=run, chunks=chunks, hook=hook)
+    def run(memory=None, *, rate=0.25, **settings):
+        result = run_many([{}], memory, rates=[rate], **settings)
+        result.state, result.best = jax.tree.map(lambda x: x[0], (result.state, result.best))
+        result.member = result.progress.members[0]
+        return result
+
+    return SimpleNamespace(run=run, run_many=run_many, chunks=chunks, hook=hook)
 
 
 def without_times(history):
@@ -125,11 +153,11 @@ def test_every_epoch_trains_every_pair_once_in_one_program_a_bucket(problem):
     assert len(result.told.programs) == len(set(result.told.programs)) == 2
     rows = np.concatenate([chunk.ravel() for chunk in problem.chunks])
     assert sorted(rows[rows >= 0]) == sorted(np.tile(TRAIN, 3))
-    counted = sum(bool((batch >= 0).any()) for chunk in problem.chunks for batch in chunk)
+    counted = sum(bool((batch >= 0).any()) for chunk in problem.chunks for batch in chunk[0])
     assert int(result.state.step) == counted == int(result.state.batch_stats["calls"])
     assert [record["epoch"] for record in result.told.epochs] == [1, 2, 3] and result.progress.epoch == 3
-    assert result.progress.trained_rows == 3 * len(TRAIN) and result.progress.chunk == result.progress.rows == 0
-    assert result.progress.history == result.told.epochs
+    assert result.progress.trained_rows == 3 * len(TRAIN) and result.progress.chunk == result.member.rows == 0
+    assert result.member.history == result.told.epochs
     share = result.told.updates[-1]
     assert share["share"] == 1.0 and share["epoch"] == 3 and share["eta_seconds"] == 0.0
 
@@ -138,11 +166,12 @@ def test_the_epochs_loss_is_the_mean_over_its_pairs(problem):
     """With a network that stands still, the same at any batch size, although batches are not equally large."""
     frozen = optax.set_to_zero()
     losses = [problem.run(epochs=1, tx=frozen, rate=0.0, batch_size=size).told.epochs[0]["loss"] for size in (5, 8, 40)]
-    assert len({int((batch >= 0).sum()) for chunk in problem.chunks for batch in chunk}) > 3
+    assert len({int((batch >= 0).sum()) for chunk in problem.chunks for batch in chunk[0]}) > 3
     np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
 
 
 def test_how_often_the_host_looks_changes_nothing(problem, monkeypatch):
+    monkeypatch.setattr(loop, "_CONTACT_SECONDS", 1e9)
     seldom = problem.run(epochs=2)
     monkeypatch.setattr(loop, "_CONTACT_SECONDS", -1.0)
     often = problem.run(epochs=2)
@@ -168,8 +197,8 @@ def test_the_toy_learns_its_pairs_by_heart(problem):
 @pytest.mark.parametrize("epoch", [0, 2])
 @pytest.mark.parametrize("resumed", [False, True], ids=["unbroken", "resumed"])
 def test_the_bad_batch_is_named(problem, steps, epoch, resumed):
-    plan = plan_epoch(TRAIN, BUCKETS, 5, steps, seed=0, epoch=epoch)
-    *_, bad = (step for step in plan[-1].rows if (step >= 0).any())
+    plan = plan_epoch([TRAIN], BUCKETS, 5, steps, seeds=[0], epoch=epoch)
+    *_, bad = (step for step in plan[-1].rows[0] if (step >= 0).any())
     first_chunk = epoch * len(plan)
 
     def poison(rows, batch):
@@ -185,7 +214,7 @@ def test_the_bad_batch_is_named(problem, steps, epoch, resumed):
         assert json.loads(memory.saved[-1][-1])["chunk"] == 1
     with pytest.raises(NonFiniteLoss) as error:
         problem.run(memory, chunk_steps=steps, resuming=resumed)
-    counted = sum(bool((batch >= 0).any()) for chunk in problem.chunks for batch in chunk)
+    counted = sum(bool((batch >= 0).any()) for chunk in problem.chunks for batch in chunk[0])
     rows = bad[bad >= 0]
     assert str(error.value).startswith(
         f"step {counted - 1} (epoch {epoch + 1}): the loss or its gradient is not finite; its batch of {len(rows)} "
@@ -229,12 +258,12 @@ def scripted(values):
 
 def test_the_best_epoch_is_kept_and_the_earlier_one_of_equals(problem):
     result = problem.run(scorer=scripted([0.5, 0.75, 0.75, 0.25]))
-    assert result.progress.best_epoch == 2 and result.progress.epoch == 4
-    _, state, best, _ = result.memory.saved[1]
+    assert result.member.best_epoch == 2 and result.progress.epoch == 4
+    state, best = jax.tree.map(lambda x: x[0], result.memory.saved[1][1:3])
     chex.assert_trees_all_equal(result.best, best)
     chex.assert_trees_all_equal(best["params"], state.params)
     assert any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), best["params"], result.state.params)))
-    assert result.progress.best_value == result.told.epochs[1]["validation_auroc"]
+    assert result.member.best_value == result.told.epochs[1]["validation_auroc"]
 
 
 @pytest.mark.parametrize("patience, last", [(1, 2), (2, 5), (None, 6)])
@@ -246,7 +275,7 @@ def test_patience_counts_the_epochs_without_a_better_score(problem, patience, la
 def test_patience_and_the_best_weights_survive_resuming(problem):
     values = [0.5, 0.75, 0.5, 0.5, 0.25, 1.0]
     unbroken = problem.run(scorer=scripted(values), epochs=6, patience=3)
-    assert unbroken.progress.epoch == 5 and unbroken.progress.best_epoch == 2
+    assert unbroken.progress.epoch == 5 and unbroken.member.best_epoch == 2
     problem.chunks.clear()
     problem.hook.before = lambda number, rows: number == 26 and os.kill(os.getpid(), signal.SIGINT)
     memory = Memory()
@@ -255,7 +284,7 @@ def test_patience_and_the_best_weights_survive_resuming(problem):
     assert len(memory.saved) == 4 and json.loads(memory.saved[-1][-1])["epoch"] == 3
     result = problem.run(memory, scorer=scripted(values[3:]), epochs=6, patience=3, resuming=True)
     chex.assert_trees_all_equal((result.state, result.best), (unbroken.state, unbroken.best))
-    assert without_times(result.progress.history) == without_times(unbroken.progress.history)
+    assert without_times(result.member.history) == without_times(unbroken.member.history)
     finished = problem.run(memory, scorer=scripted([]), epochs=6, patience=3, resuming=True)
     assert finished.progress == result.progress and not finished.told.epochs and not finished.told.programs
     chex.assert_trees_all_equal((finished.state, finished.best), (result.state, result.best))
@@ -264,7 +293,7 @@ def test_patience_and_the_best_weights_survive_resuming(problem):
 def test_with_equal_validation_labels_the_last_epoch_is_the_best(problem):
     label = np.where(np.arange(60) < 42, LABEL, 1)
     result = problem.run(label=label, patience=1)
-    assert result.progress.epoch == result.progress.best_epoch == 4 and result.progress.best_value is None
+    assert result.progress.epoch == result.member.best_epoch == 4 and result.member.best_value is None
     chex.assert_trees_all_equal(result.best["params"], result.state.params)
     assert np.isnan(result.told.epochs[0]["validation_auroc"])
 
@@ -285,7 +314,7 @@ def test_a_signal_saves_at_the_chunks_end_and_resuming_repeats_the_unbroken_run(
     result = problem.run(memory, resuming=True)
     assert len(problem.chunks) == 32
     chex.assert_trees_all_equal((result.state, result.best), (unbroken.state, unbroken.best))
-    assert without_times(result.progress.history) == without_times(unbroken.progress.history)
+    assert without_times(result.member.history) == without_times(unbroken.member.history)
     assert result.progress.trained_rows == unbroken.progress.trained_rows
 
 
@@ -314,29 +343,141 @@ def test_class_weights_are_the_balanced_ones_of_scikit_learn():
     label = (np.arange(60) % 5 == 0).astype(int)
     config = Config(training=TrainingConfig(class_weight=True))
     expected = compute_class_weight("balanced", classes=np.array([0, 1]), y=label[TRAIN])
-    np.testing.assert_allclose(loop.class_weights(make_dataset(label), config), expected, rtol=1e-6)
-    assert loop.class_weights(make_dataset(label), Config()) == (1.0, 1.0)
-    assert loop.class_weights(make_dataset(np.ones(60)), config) == (1.0, 1.0)
-    assert loop.class_weights(make_dataset(label), Config(task="regression", training=config.training)) == (1.0, 1.0)
+    np.testing.assert_allclose(loop.class_weights(make_table(label), Replica(config, PARTS)), expected, rtol=1e-6)
+    assert loop.class_weights(make_table(label), Replica(Config(), PARTS)) == (1.0, 1.0)
+    assert loop.class_weights(make_table(np.ones(60)), Replica(config, PARTS)) == (1.0, 1.0)
+    regression = Replica(Config(task="regression", training=config.training), PARTS)
+    assert loop.class_weights(make_table(label), regression) == (1.0, 1.0)
 
 
 def test_labels_are_standardised_by_the_training_part_alone():
     label = np.random.default_rng(0).normal(6, 2, 60).astype(np.float32)
-    mean, sd = loop.label_scale(make_dataset(label), "regression")
+    regression = Replica(Config(task="regression"), PARTS)
+    mean, sd = loop.label_scale(make_table(label), regression)
     assert mean == pytest.approx(label[TRAIN].mean(), rel=1e-6) and sd == pytest.approx(label[TRAIN].std(), rel=1e-6)
-    assert loop.label_scale(make_dataset(np.full(60, 7.0)), "regression") == (7.0, 1.0)
-    assert loop.label_scale(make_dataset(label), "classification") == (0.0, 1.0)
+    assert loop.label_scale(make_table(np.full(60, 7.0)), regression) == (7.0, 1.0)
+    assert loop.label_scale(make_table(label), Replica(Config(), PARTS)) == (0.0, 1.0)
 
 
 def test_validation_metrics_are_those_of_the_labels_own_unit():
     score = np.random.default_rng(1).normal(size=18).astype(np.float32)
-    found = loop.validate(Config(), make_dataset(LABEL), score)
+    found = loop.validate(make_table(LABEL), Replica(Config(), PARTS), score)
     label = LABEL[VALIDATION]
     expected = {"auroc": roc_auc_score(label, score), "auprc": average_precision_score(label, score)}
     assert found == pytest.approx(expected)
     affinity = np.random.default_rng(2).normal(6, 2, 60).astype(np.float32)
-    found = loop.validate(Config(task="regression"), make_dataset(affinity), score)
+    found = loop.validate(make_table(affinity), Replica(Config(task="regression"), PARTS), score)
     prediction = score * affinity[TRAIN].std() + affinity[TRAIN].mean()
     mse = np.mean((prediction - affinity[VALIDATION]) ** 2)
     expected = {"concordance_index": concordance_index(affinity[VALIDATION], score), "mse": mse}
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+SETTINGS = [{"seed": seed} for seed in (3, 4, 3)]
+RATES = [0.0, 0.25, 0.5]
+
+
+def assert_as_alone(problem, together, i, alone):
+    """Replica ``i`` of a run of many against a run of one."""
+    ours = jax.tree.map(lambda x: x[i], (together.state, together.best))
+    chex.assert_trees_all_close(ours, jax.tree.map(lambda x: x[0], (alone.state, alone.best)), rtol=1e-5, atol=1e-6)
+    mine, other = (without_times(result.progress.members[k].history) for result, k in ((together, i), (alone, 0)))
+    assert [record["epoch"] for record in mine] == [record["epoch"] for record in other]
+    for one, two in zip(mine, other, strict=True):
+        assert one == pytest.approx(two, rel=1e-4)
+    assert together.progress.members[i].best_epoch == alone.progress.members[0].best_epoch
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_replicas_equal_separate_runs(problem, steps):
+    together = problem.run_many(SETTINGS, rates=RATES, chunk_steps=steps)
+    assert len(together.told.programs) == 2 and "3 replicas x" in together.told.programs[0]
+    for i in range(3):
+        alone = problem.run_many(SETTINGS[i : i + 1], rates=RATES[i : i + 1], chunk_steps=steps)
+        assert_as_alone(problem, together, i, alone)
+    assert [i for i, _ in together.told.epochs] == [0, 1, 2] * 4
+
+
+def test_replicas_on_splits_of_different_sizes_equal_separate_runs(problem):
+    """Chunks of both buckets are as many for all splits here, so that the separate runs have the same order."""
+    parts = [PARTS | {"train": TRAIN[:-k] if k else TRAIN, "validation": VALIDATION[k:]} for k in (0, 1, 2)]
+    together = problem.run_many(SETTINGS, parts=parts, rates=RATES)
+    for i in range(3):
+        alone = problem.run_many(SETTINGS[i : i + 1], parts=parts[i : i + 1], rates=RATES[i : i + 1])
+        assert_as_alone(problem, together, i, alone)
+    assert together.progress.trained_rows == 4 * sum(len(part["train"]) for part in parts)
+
+
+def test_a_replica_with_fewer_batches_is_left_as_it_is_by_the_others(problem):
+    parts = [PARTS, PARTS | {"train": TRAIN[:6]}]
+    result = problem.run_many(SETTINGS[:2], parts=parts)
+    taken = [np.concatenate([chunk[i].ravel() for chunk in problem.chunks]) for i in range(2)]
+    for i in range(2):
+        assert sorted(taken[i][taken[i] >= 0]) == sorted(np.tile(parts[i]["train"], 4))
+    calls = [sum(bool((batch >= 0).any()) for chunk in problem.chunks for batch in chunk[i]) for i in range(2)]
+    assert result.state.step.tolist() == result.state.batch_stats["calls"].tolist() == calls and calls[0] > calls[1]
+
+
+def test_each_replica_stops_by_its_own_patience_and_stays_as_it_was(problem):
+    """Scores fall for the first replica from its second epoch on, and rise for the second."""
+    seen = []
+
+    def scorer(variables, rows):
+        epoch, i = divmod(len(seen), 2) if len(seen) < 4 else (len(seen) - 2, 1)
+        seen.append(i)
+        positive = LABEL[rows] == 1
+        score = np.where(positive, 1.0, 0.0)
+        share = (0.5 - 0.1 * epoch) if i == 0 else 0.1 * epoch
+        score[np.flatnonzero(positive)[: round((1 - share) * positive.sum())]] = -1.0
+        return score
+
+    result = problem.run_many(SETTINGS[:2], scorer=scorer, epochs=6, patience=1)
+    first, second = result.progress.members
+    assert (first.last_epoch, first.best_epoch) == (2, 1) and (second.last_epoch, second.best_epoch) == (6, 6)
+    assert seen == [0, 1, 0, 1, 1, 1, 1, 1]
+    chex.assert_trees_all_equal(
+        jax.tree.map(lambda x: np.asarray(x[0]), result.state),
+        jax.tree.map(lambda x: x[0], result.memory.saved[1][1]),
+    )
+    assert result.state.step.tolist() == [16, 48]
+
+
+def test_a_replica_that_fails_is_named_and_the_others_go_on(problem):
+    clean = problem.run_many(SETTINGS, rates=RATES)
+    problem.chunks.clear()
+
+    def poison(rows, batch):
+        label = batch.label.copy()
+        if len(problem.chunks) == 11:  # in the second epoch of 8
+            label[1] = np.nan
+        return batch.replace(label=label)
+
+    problem.hook.change = poison
+    result = problem.run_many(SETTINGS, rates=RATES)
+    ((failed, reason),) = result.told.failed
+    assert failed == 1 and reason.startswith("step 10 (epoch 2): the loss or its gradient is not finite; its batch of")
+    assert [member.failed for member in result.progress.members] == [None, reason, None]
+    assert result.state.first_bad.tolist() == [-1, 10, -1] and result.state.step.tolist() == [32, 10, 32]
+    assert [len(member.history) for member in result.progress.members] == [4, 1, 4]
+    for i in (0, 2):
+        pick = lambda tree, i=i: jax.tree.map(lambda x: x[i], tree)
+        chex.assert_trees_all_close(pick(result.best), pick(clean.best), rtol=1e-5, atol=1e-6)
+
+
+def test_the_run_stops_when_all_replicas_have_failed(problem):
+    problem.hook.change = lambda rows, batch: batch.replace(label=np.full_like(batch.label, np.nan))
+    with pytest.raises(NonFiniteLoss, match="^step 0 "):
+        problem.run_many(SETTINGS)
+
+
+def test_replicas_resume_as_unbroken(problem):
+    unbroken = problem.run_many(SETTINGS, rates=RATES)
+    problem.chunks.clear()
+    problem.hook.before = lambda at, rows: at == 12 and os.kill(os.getpid(), signal.SIGTERM)
+    memory = Memory()
+    with pytest.raises(Interrupted):
+        problem.run_many(SETTINGS, memory, rates=RATES)
+    result = problem.run_many(SETTINGS, memory, rates=RATES, resuming=True)
+    chex.assert_trees_all_equal((result.state, result.best), (unbroken.state, unbroken.best))
+    for one, other in zip(result.progress.members, unbroken.progress.members, strict=True):
+        assert without_times(one.history) == without_times(other.history)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import jaxdti.training.objectives
-from jaxdti.config import ModelConfig
+from jaxdti.config import Config, ModelConfig
 from jaxdti.data.batches import PairBatch, Shape
 from jaxdti.training.objectives import affinity_loss, binding_loss, masked_mean, pair_objective
+from jaxdti.training.state import hyper_parameters
 
 ROWS = 7
 MASK = np.array([True, True, False, True, False, True, True])
@@ -92,16 +93,18 @@ class NoFeatures:
     proteins = drugs
 
 
-def run_objective(monkeypatch, task, logits, labels, **options):
+def run_objective(monkeypatch, task, logits, labels, **traced):
     """Loss, gradient with respect to the logits, statistics and metrics."""
     monkeypatch.setattr(jaxdti.training.objectives, "DrugBAN", OneLogitARow)
     features: object = NoFeatures()
-    objective = pair_objective(ModelConfig(), task, features, Shape(1, 1, 1), **options)  # pyright: ignore
+    objective = pair_objective(ModelConfig(), task, features, Shape(1, 1, 1))  # pyright: ignore
     batch = PairBatch(drug=np.zeros(ROWS, np.int32), protein=np.zeros(ROWS, np.int32), label=labels, row_mask=MASK)
+
+    hyper = hyper_parameters(Config(model=ModelConfig(dropout=0.25)), **traced)
 
     def loss(params):
         variables = {"params": params, "batch_stats": 0}
-        return objective(variables, batch, np.zeros(2, np.uint32), {"dropout": np.float32(0.25)})
+        return objective(variables, batch, np.zeros(2, np.uint32), hyper)
 
     (value, (stats, metrics)), gradient = jax.value_and_grad(loss, has_aux=True)(logits)
     assert stats == 1

@@ -5,19 +5,20 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdti.config import TrainingConfig
+from jaxdti.config import Config, TrainingConfig
 from jaxdti.training.optimizer import make_optimizer
+from jaxdti.training.state import hyper_parameters
 
 EPOCHS, STEPS = 4, 5  # per epoch
 
 
 def run(config: TrainingConfig, gradients: np.ndarray, start: np.ndarray) -> np.ndarray:
     """The parameters after every step, [T, F]."""
-    tx = make_optimizer(config, STEPS)
+    tx, hyper = make_optimizer(config, STEPS), hyper_parameters(Config(training=config))
     params = jnp.asarray(start)
     state, path = tx.init(params), []
     for gradient in gradients:
-        updates, state = tx.update(jnp.asarray(gradient), state, params)
+        updates, state = tx.update(jnp.asarray(gradient), state, params, hyper=hyper)
         params = optax.apply_updates(params, updates)
         path.append(np.asarray(params))
     return np.array(path)

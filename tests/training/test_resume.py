@@ -19,7 +19,7 @@ from jaxdti.training import loop
 from jaxdti.training.checkpoints import load_weights, open_checkpoints
 from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.run import Interrupted, resume, train
-from jaxdti.training.state import init_state
+from jaxdti.training.state import hyper_parameters, init_replicas
 
 TIMES = ("seconds", "samples_per_second", "total_seconds")
 EPOCH = 6  # chunks
@@ -29,13 +29,15 @@ ROOT = Path(__file__).resolve().parents[2]
 def outcome(run: Path) -> dict:
     """Everything a run leaves that must not depend on interruptions."""
     config = load_config(run / "config.yaml")
-    like = jax.eval_shape(lambda: init_state(config.model, make_optimizer(config.training, EPOCH), 0))
-    weights = {"params": like.params, "batch_stats": like.batch_stats}
+    tx, hyper = make_optimizer(config.training, EPOCH), [hyper_parameters(config)]
+    like = jax.eval_shape(lambda: init_replicas(config.model, tx, [0], hyper))
+    stacked = {"params": like.params, "batch_stats": like.batch_stats}
+    weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stacked)
     with open_checkpoints(run / "checkpoints") as checkpoints:
-        state, best, progress = checkpoints.restore(like, weights)
+        state, best, progress = checkpoints.restore(like, stacked)
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((run / "summary.json").read_text())
-    for timed in (progress, summary, *records, *progress["history"]):
+    for timed in (progress, summary, *records, *progress["members"][0]["history"]):
         for name in TIMES:
             timed.pop(name, None)
     return {

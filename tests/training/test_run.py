@@ -16,7 +16,7 @@ from jaxdti.data.load import load_data
 from jaxdti.data.splits import read_split
 from jaxdti.evaluation.metrics import concordance_index
 from jaxdti.inference.trained import load_run
-from jaxdti.training import loop
+from jaxdti.training import loop, results
 from jaxdti.training import run as run_module
 from jaxdti.training.run import NonFiniteLoss, resume, train
 
@@ -58,8 +58,8 @@ def finished(tiny_config, tmp_path_factory):
     model = {"drug_features": 16, "protein_features": 16, "joint_features": 16, "dropout": 0.0}
     config = tiny_config(epochs=30, buckets=1, class_weight=True, output=output, data=data, model=model)
     with pytest.MonkeyPatch.context() as patch:  # the baselines are tested elsewhere; the forest takes seconds
-        real = run_module.evaluate_baselines
-        patch.setattr(run_module, "evaluate_baselines", lambda *a, **k: real(*a, **k, names=("similarity",)))
+        real = results.evaluate_baselines
+        patch.setattr(results, "evaluate_baselines", lambda *a, **k: real(*a, **k, names=("similarity",)))
         summary = train(config, run)
     return config, run, summary
 
@@ -252,3 +252,57 @@ def test_a_bad_label_late_in_a_run_leaves_the_checkpoint_of_the_last_good_epoch(
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["6"]
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
     assert resume(run)["epochs"] == 3  # the label is good again
+
+
+@pytest.fixture(scope="module")
+def ensemble(tiny_config, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "ensemble"
+    config = tiny_config(replicas=3, seed=4, buckets=1, output={"tensorboard": True})
+    return config, run, train(config, run)
+
+
+def test_replicas_leave_a_run_each_and_the_mean_of_their_scores(ensemble):
+    config, run, summary = ensemble
+    members = [pq.read_table(run / "replicas" / str(i) / "predictions.parquet").to_pydict() for i in range(3)]
+    found = pq.read_table(run / "predictions.parquet").to_pydict()
+    scores = np.array([member["score"] for member in members])
+    assert np.ptp(scores, axis=0).min() > 0
+    np.testing.assert_allclose(found["score"], scores.mean(0))
+    np.testing.assert_allclose(found["score_sd"], scores.std(0))
+    assert found["split"] == members[0]["split"] and found["drug"] == members[0]["drug"]
+    test = np.array(found["split"]) == "test"
+    label = np.array(found["label"])[test]
+    single = [roc_auc_score(label, score[test]) for score in scores]
+    assert [row["test"]["auroc"] for row in summary["replicas"]] == pytest.approx(single)
+    assert summary["replicas_mean"]["test"]["auroc"] == pytest.approx([np.mean(single), np.std(single, ddof=1)])
+    assert summary["test"]["auroc"] == pytest.approx(roc_auc_score(label, scores.mean(0)[test]))
+    assert [row["seed"] for row in summary["replicas"]] == [4, 5, 6]
+    assert strict_json((run / "summary.json").read_text()) == summary
+    records = [strict_json(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(record["epoch"], record["replica"]) for record in records] == [(e, i) for e in (1, 2, 3) for i in range(3)]
+    assert {path.name for path in (run / "tensorboard").iterdir()} == {"replica_0", "replica_1", "replica_2"}
+
+
+def test_a_replica_is_the_run_of_its_seed(ensemble, tiny_config, tmp_path):
+    _, run, _ = ensemble
+    train(tiny_config(seed=5, buckets=1, output={"tensorboard": True}), tmp_path / "alone")
+    alone, member = (
+        pq.read_table(folder / "predictions.parquet").to_pydict() for folder in (tmp_path / "alone", run / "replicas/1")
+    )
+    np.testing.assert_allclose(member["score"], alone["score"], rtol=1e-3, atol=1e-4)
+    assert load_config(run / "replicas/1/config.yaml") == load_config(tmp_path / "alone/config.yaml")
+
+
+def test_an_ensemble_scores_as_its_predictions_and_its_members_as_theirs(ensemble):
+    config, run, _ = ensemble
+    dataset = load_data(config.data, config.task)
+    rows = np.concatenate([dataset.parts[part] for part in ("validation", "test")])
+    found = pq.read_table(run / "predictions.parquet").to_pydict()
+    trained = load_run(run)
+    scores = trained.score_members(dataset.table, dataset.store)[:, rows]
+    assert scores.shape == (3, len(rows))
+    np.testing.assert_allclose(scores.mean(0), found["score"], atol=1e-5)
+    np.testing.assert_allclose(trained.score(dataset.table, dataset.store)[rows], found["score"], atol=1e-5)
+    np.testing.assert_allclose(
+        load_run(run / "replicas/2").score(dataset.table, dataset.store)[rows], scores[2], atol=1e-5
+    )

@@ -11,7 +11,7 @@ from jaxdti.data.batches import PairBatch, Shape, pair_batch
 from jaxdti.data.load import load_data
 from jaxdti.training.features import device_features
 from jaxdti.training.objectives import pair_objective
-from jaxdti.training.state import init_state
+from jaxdti.training.state import hyper_parameters, init_state
 from jaxdti.training.step import make_chunk, make_train_step
 
 
@@ -141,13 +141,17 @@ def network(tiny_config):
         chosen = [train[i] if i >= 0 else -1 for i in positions]
         return pair_batch(dataset.table, np.array(chosen, np.int64))
 
-    return make_train_step(objective, tx), lambda seed: init_state(config.model, tx, seed), batch
+    init = lambda seed: init_state(config.model, tx, seed, hyper_parameters(config))
+    return make_train_step(objective, tx), init, batch
 
 
 def test_replicas_of_the_network_in_chunks_equal_single_steps(network):
     step, init, batch = network
     rates = (0.0, 0.3)
-    states = [init(seed).replace(hyper={"dropout": jnp.float32(rate)}) for seed, rate in enumerate(rates)]
+    states = [init(seed) for seed in range(2)]
+    states = [
+        state.replace(hyper=state.hyper | {"dropout": jnp.float32(r)}) for state, r in zip(states, rates, strict=True)
+    ]
     batches = [batch(*range(8)), batch(*range(8, 15), -1), batch(*[-1] * 8)]
     program = jax.jit(jax.vmap(make_chunk(step), in_axes=(0, None)))
     together, metrics = program(stack(states), stack(batches))

@@ -1,0 +1,171 @@
+"""What a finished training leaves: weights, predictions and metrics, of one model or of an ensemble of replicas."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jaxdti.config import Config, save_config
+from jaxdti.data.load import Dataset
+from jaxdti.data.named import write_json
+from jaxdti.data.tables import write_table
+from jaxdti.evaluation.baselines import evaluate_baselines
+from jaxdti.evaluation.calibration import Calibration, fit_calibration
+from jaxdti.evaluation.evaluation import evaluate_part, json_ready
+from jaxdti.inference.scoring import Scorer
+from jaxdti.inference.trained import write_model_card
+from jaxdti.training.checkpoints import save_weights
+from jaxdti.training.loop import Progress, Replica, class_weights, label_scale
+from jaxdti.training.report import say, show_results
+
+SCORED_PARTS = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Replicas after training, with the variables of the best validation epoch of each."""
+
+    replicas: Sequence[Replica]
+    scorer: Scorer
+    variables: Sequence[dict[str, Any]]
+    progress: Progress
+
+
+def write_results(config: Config, output: Path, dataset: Dataset, fitted: Fitted, started: float) -> dict[str, Any]:
+    """Evaluates the best weights and writes everything a user reads into ``output``; returns the summary."""
+    if config.training.replicas == 1:
+        summary = write_member(output, dataset, fitted, 0)
+    else:
+        summary = _write_ensemble(config, output, dataset, fitted)
+    progress = fitted.progress
+    summary |= {
+        "seconds": round(progress.seconds, 1),
+        "samples_per_second": progress.trained_rows / max(progress.seconds, 1e-9),
+        "total_seconds": round(time.perf_counter() - started, 1),
+    }
+    summary["baselines"] = _baselines(config, output, dataset)
+    if dataset.ceiling is not None:
+        summary["ceiling_auroc"] = dataset.ceiling
+    summary = json_ready(summary)
+    write_json(output / "summary.json", summary)
+    show_results(config.task, summary, output)
+    return summary
+
+
+def write_member(output: Path, dataset: Dataset, fitted: Fitted, i: int) -> dict[str, Any]:
+    """Writes weights, model card and predictions of replica ``i``; returns its metrics."""
+    replica, member, table = fitted.replicas[i], fitted.progress.members[i], dataset.table
+    config = replica.config
+    mean, sd = label_scale(table, replica)
+    scores = _scores(fitted, i, dataset)
+    low, high = class_weights(table, replica)
+    calibration = _calibrate(config, dataset, replica.parts, scores, float(np.log(high / low)))
+    save_weights(output / "weights", fitted.variables[i])
+    write_model_card(output, config.task, (mean, sd), calibration, calibrated=config.task == "classification")
+    write_table(_predictions(config, dataset, replica.parts, scores, calibration), output / "predictions.parquet")
+    metrics = _evaluate(config, dataset, replica.parts, scores, calibration)
+    return metrics | {"epochs": member.last_epoch, "best_epoch": member.best_epoch}
+
+
+def _write_ensemble(config: Config, output: Path, dataset: Dataset, fitted: Fitted) -> dict[str, Any]:
+    """Every replica that did not fail in a directory of its own, and the mean of their scores in ``output``."""
+    rows, scores = [], []
+    for i, (replica, member) in enumerate(zip(fitted.replicas, fitted.progress.members, strict=True)):
+        row: dict[str, Any] = {"replica": i, "seed": replica.config.training.seed}
+        if member.failed:
+            rows.append(row | {"failed": member.failed})
+            continue
+        folder = output / "replicas" / str(i)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_config(replica.config, folder / "config.yaml")
+        row |= write_member(folder, dataset, fitted, i)
+        write_json(folder / "summary.json", json_ready(row))
+        rows.append(row)
+        scores.append(_scores(fitted, i, dataset))
+    parts, kept = fitted.replicas[0].parts, [row for row in rows if "failed" not in row]
+    mean = {part: np.mean([each[part] for each in scores], axis=0) for part in SCORED_PARTS}
+    spread = {part: np.std([each[part] for each in scores], axis=0) for part in SCORED_PARTS}
+    low, high = class_weights(dataset.table, fitted.replicas[0])
+    calibration = _calibrate(config, dataset, parts, mean, float(np.log(high / low)))
+    write_model_card(output, config.task, (0.0, 1.0), calibration, calibrated=config.task == "classification")
+    write_table(_predictions(config, dataset, parts, mean, calibration, spread), output / "predictions.parquet")
+    return {
+        **_evaluate(config, dataset, parts, mean, calibration),
+        "epochs": max(row["epochs"] for row in kept),
+        "best_epoch": [row["best_epoch"] for row in kept],
+        "replicas": rows,
+        "replicas_mean": {part: _mean_and_sd([row[part] for row in kept]) for part in ("test", "validation")},
+    }
+
+
+def _mean_and_sd(metrics: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """[mean, sample sd] over the replicas of every metric that is a number in all of them."""
+    is_number = lambda value: isinstance(value, float)
+    names = [name for name in metrics[0] if all(is_number(each.get(name)) for each in metrics)]
+    values = {name: [each[name] for each in metrics] for name in names}
+    return {name: [float(np.mean(x)), float(np.std(x, ddof=1)) if len(x) > 1 else 0.0] for name, x in values.items()}
+
+
+def _scores(fitted: Fitted, i: int, dataset: Dataset) -> dict[str, np.ndarray]:
+    """Logits, or affinities in the unit of the labels, of replica ``i``: float64 by part."""
+    replica = fitted.replicas[i]
+    mean, sd = label_scale(dataset.table, replica)
+    score = lambda part: fitted.scorer(fitted.variables[i], replica.parts[part]).astype(np.float64)
+    return {part: score(part) * sd + mean for part in SCORED_PARTS}
+
+
+def _calibrate(config: Config, dataset: Dataset, parts, scores: dict[str, np.ndarray], offset: float) -> Calibration:
+    """Temperature and threshold from the validation part; class weights, which shift the logit, are undone first."""
+    if config.task == "regression":
+        return Calibration()
+    return fit_calibration(dataset.table.label[parts["validation"]], scores["validation"], logit_offset=offset)
+
+
+def _evaluate(config: Config, dataset: Dataset, parts, scores, calibration: Calibration) -> dict[str, dict[str, Any]]:
+    return {
+        part: evaluate_part(
+            dataset.table,
+            parts["train"],
+            parts[part],
+            scores[part],
+            task=config.task,
+            calibration=calibration,
+            bootstrap=config.output.bootstrap if part == "test" else 0,
+        )
+        for part in ("test", "validation")
+    }
+
+
+def _baselines(config: Config, output: Path, dataset: Dataset) -> dict[str, Any]:
+    if not config.output.baselines:
+        return {}
+    say("scoring the baselines on the same split")
+    parts = (dataset.parts[part] for part in ("train", "validation", "test"))
+    baselines = evaluate_baselines(
+        dataset.table, *parts, task=config.task, seed=config.training.seed, bootstrap=config.output.bootstrap
+    )
+    baselines = json_ready(baselines)
+    write_json(output / "baselines.json", baselines)
+    return baselines
+
+
+def _predictions(config: Config, dataset: Dataset, parts, scores, calibration: Calibration, spread=None) -> pa.Table:
+    rows = np.concatenate([parts[part] for part in SCORED_PARTS])
+    score = np.concatenate([scores[part] for part in SCORED_PARTS])
+    table = dataset.table
+    columns: dict[str, Any] = {
+        "drug": pa.array(table.drugs[table.drug[rows]].tolist(), pa.string()),
+        "protein": pa.array(table.proteins[table.protein[rows]].tolist(), pa.string()),
+        "label": pa.array(table.label[rows].astype(np.float64)),
+        "score": pa.array(score),
+    }
+    if spread is not None:
+        columns["score_sd"] = pa.array(np.concatenate([spread[part] for part in SCORED_PARTS]))
+    if config.task == "classification":
+        columns["probability"] = pa.array(calibration.probability(score))
+    columns["split"] = pa.array(np.repeat(SCORED_PARTS, [len(scores[part]) for part in SCORED_PARTS]).tolist())
+    return pa.table(columns)
