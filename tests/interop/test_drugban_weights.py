@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdti.config import ModelConfig
+from jaxdti.config import Config, ModelConfig
 from jaxdti.data.batches import PairBatch, Shape
 from jaxdti.data.interactions import DataError, FeatureStore
 from jaxdti.data.molecules import featurize_batch
@@ -23,7 +23,7 @@ from jaxdti.interop.drugban import detect_config, drugban_entries, from_torch, r
 from jaxdti.models.drugban import REFERENCE_ATOMS, REFERENCE_RESIDUES, DrugBAN
 from jaxdti.training.features import device_features
 from jaxdti.training.objectives import pair_objective
-from jaxdti.training.state import TrainState
+from jaxdti.training.state import TrainState, hyper_parameters
 from jaxdti.training.step import make_train_step
 
 PUBLISHED = ModelConfig(reference=True, dropout=0.0)
@@ -389,7 +389,7 @@ def stepped(recorded, evaluate):
         batch_stats=recorded.variables["batch_stats"],
         opt_state=jax.device_get(tx.init(params)),
         rng=np.zeros(2, np.uint32),
-        hyper={"dropout": np.float32(PUBLISHED.dropout)},
+        hyper=hyper_parameters(Config(model=PUBLISHED)),
         first_bad=np.int32(-1),
     )
     after, metrics, logits = run(before, batch)

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxdti.models.drugban
-from jaxdti.config import ModelConfig
+from jaxdti.config import Config, ModelConfig
 from jaxdti.data.batches import Buckets, PairBatch, Shape, one_bucket
 from jaxdti.data.interactions import FeatureStore, InteractionTable
 from jaxdti.inference.scoring import make_scorer
@@ -20,7 +21,7 @@ from jaxdti.layers.sequence import ProteinBatch
 from jaxdti.models.drugban import DrugBAN, score
 from jaxdti.training.features import device_features
 from jaxdti.training.objectives import pair_objective
-from jaxdti.training.state import init_variables
+from jaxdti.training.state import hyper_parameters, init_variables
 
 TINY = ModelConfig(
     drug_features=8,
@@ -89,7 +90,7 @@ def random_batch():
 def train_view(config, shape, variables, features, batch):
     """Loss, its gradient, logits and running statistics of one training step."""
     objective = pair_objective(config, "classification", features, shape)
-    rng, hyper = np.zeros(2, np.uint32), {"dropout": np.float32(0.0)}
+    rng, hyper = np.zeros(2, np.uint32), hyper_parameters(Config(model=replace(config, dropout=0.0)))
 
     def loss_fn(params):
         return objective(variables | {"params": params}, batch, rng, hyper)
