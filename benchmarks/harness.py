@@ -217,7 +217,7 @@ def _flags(options: Mapping[str, Any]) -> list[str]:
 
 
 def parse(description: str, extra: Callable[[argparse.ArgumentParser], object] | None = None) -> argparse.Namespace:
-    """``json`` (Path or None) and ``quick`` (bool), which every benchmark takes, and what ``extra`` adds to the parser."""
+    """``json`` (Path or None) and ``quick`` (bool), which every benchmark takes, and what ``extra`` adds."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     parser.add_argument("--quick", action="store_true", help="a smaller run, to see that it works")

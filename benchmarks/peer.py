@@ -315,7 +315,13 @@ def featurise(pair: Pair) -> Features:
     codes = encode_sequence(pair.sequence, RESIDUES)
     letters[: len(codes)] = codes
     source, target = np.concatenate([begin, end, loops]), np.concatenate([end, begin, loops])
-    return Features(*map(torch.from_numpy, (atoms, source, target, letters)), pair.label)
+    return Features(
+        atoms=torch.from_numpy(atoms),
+        source=torch.from_numpy(source),
+        target=torch.from_numpy(target),
+        letters=torch.from_numpy(letters),
+        label=pair.label,
+    )
 
 
 def collate(pairs: Sequence[Features]) -> Batch:
@@ -356,7 +362,7 @@ def read_pairs(dataset: str, part: str) -> list[Pair]:
     data = load_data(DataConfig(dataset=dataset), "classification")
     rows, table = data.parts[part], data.table
     return [
-        Pair(table.drugs[drug], table.proteins[protein], float(label))
+        Pair(str(table.drugs[drug]), str(table.proteins[protein]), float(label))
         for drug, protein, label in zip(table.drug[rows], table.protein[rows], table.label[rows], strict=True)
     ]
 
@@ -379,7 +385,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     device, dtype = arguments.device, getattr(torch, arguments.dtype)
     model = PeerDrugBAN().to(device)
     optimizer = make_optimizer(model)
-    network = torch.compile(model) if arguments.compile else model
+    if arguments.compile:
+        model.compile()  # in place
     train = arguments.task == "train"
     pairs = read_pairs(arguments.dataset, "train" if train else "test")
     if len(pairs) < arguments.batch:
@@ -394,10 +401,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         rows = 0
         if train:
             for batch in at_least(batches, count):
-                train_step(network, optimizer, batch.to(device), dtype)
+                train_step(model, optimizer, batch.to(device), dtype)
                 rows += len(batch.labels)
         else:
-            rows = len(evaluate(network, at_least(batches, count), device, dtype)[1])
+            rows = len(evaluate(model, at_least(batches, count), device, dtype)[1])
         if device == "cuda":
             torch.cuda.synchronize()
         return rows

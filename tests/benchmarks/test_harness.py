@@ -205,3 +205,23 @@ def test_table_is_aligned(capsys):
         "longer  12,346      -  True",
     ]
     assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_a_benchmark_runs_without_data(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "JAXDTI_DATA"}
+    command = [sys.executable, "benchmarks/featurise.py", "--quick", "--json", str(tmp_path / "featurise.json")]
+    done = subprocess.run(command, cwd=harness.ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "featurise.json").read_text())
+    assert written["benchmark"] == "featurise" and written["dataset"] == "planted"
+    assert [row["case"] for row in written["rows"]] == [
+        "parse (RDKit)",
+        "featurise",
+        "featurise and cache",
+        "read cache",
+    ]
+    for row in written["rows"]:
+        assert row["molecules"] == 300 and row["case"] in done.stdout
+        assert row["molecules_per_second"] == pytest.approx(300 / row["seconds"])
+    assert written["rows"][0]["ratio_to_peer"] == 1.0 and written["rows"][1]["ratio_to_peer"] > 0
+    assert written["rows"][2]["bytes_per_molecule"] > 8  # the eight numbers of one atom
