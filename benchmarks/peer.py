@@ -77,7 +77,7 @@ class GraphConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, h: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        # Ten times as fast on CPU as a dense [B, 290, 290] product, and faster than a sparse matrix.
+        # On 1 and 2 CPU cores 8 and 3 times as fast as a dense [B, 290, 290] product, backward included.
         summed = torch.zeros_like(h).index_add(0, target, h.index_select(0, source))
         return summed @ self.weight + self.bias
 
