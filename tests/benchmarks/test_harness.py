@@ -91,12 +91,12 @@ def test_ratio_is_the_median_of_rounds_not_of_times():
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc")
 def test_peak_memory_is_this_processes_own_and_stays():
-    before = harness.peak_host_bytes()
+    slack = 2**20  # the kernel counts resident pages per processor and adds them up approximately
     block = np.ones(30_000_000)
     with_block = harness.peak_host_bytes()
-    assert with_block >= max(before, block.nbytes)
+    assert with_block >= block.nbytes
     del block
-    assert harness.peak_host_bytes() >= with_block
+    assert harness.peak_host_bytes() >= with_block - slack
     # A child starts from its own peak, not from that of its parent.
     program = "import harness; print(harness.peak_host_bytes())"
     child = subprocess.run([sys.executable, "-c", program], cwd=harness.PEER.parent, capture_output=True, text=True)
