@@ -143,14 +143,19 @@ def _evaluate(config: Config, dataset: Dataset, parts, scores, calibration: Cali
 def _baselines(config: Config, output: Path, dataset: Dataset) -> dict[str, Any]:
     if not config.output.baselines:
         return {}
+    baselines = score_baselines(config, dataset)
+    write_json(output / "baselines.json", baselines)
+    return baselines
+
+
+def score_baselines(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """The test metrics of the simple models on the same split, JSON-ready."""
     say("scoring the baselines on the same split")
     parts = (dataset.parts[part] for part in ("train", "validation", "test"))
     baselines = evaluate_baselines(
         dataset.table, *parts, task=config.task, seed=config.training.seed, bootstrap=config.output.bootstrap
     )
-    baselines = json_ready(baselines)
-    write_json(output / "baselines.json", baselines)
-    return baselines
+    return json_ready(baselines)
 
 
 def _predictions(config: Config, dataset: Dataset, parts, scores, calibration: Calibration, spread=None) -> pa.Table:

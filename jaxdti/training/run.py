@@ -58,13 +58,9 @@ def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str,
     """
     _check_directory(output, overwrite)
     dataset = load_data(config.data, config.task)  # before anything is deleted or created: the data may be unfit
-    _create_directory(output)
+    create_directory(output)
     save_config(config, output / "config.yaml")
-    if dataset.report is not None and dataset.report.rejected:
-        dataset.report.write_rejected(output / "rejected.csv")
-        say(f"rejected rows are listed in {output / 'rejected.csv'}")
-    write_split(output / "split.json", dataset.parts, dataset.table, dataset.split, config.data.split_seed)
-    write_json(output / "data.json", _describe_data(dataset))
+    record_data(output, dataset, config.data.split_seed)
     return _run(config, output, dataset)
 
 
@@ -79,27 +75,36 @@ def resume(run: Path) -> dict[str, Any]:
         raise DataError(f"{run}: not a run that can be resumed; expected a directory with config.yaml and data.json")
     config = load_config(run / "config.yaml")
     dataset = load_data(config.data, config.task)
-    begun, now = json.loads((run / "data.json").read_text()), _describe_data(dataset)
+    begun, now = json.loads((run / "data.json").read_text()), describe_data(dataset)
     if begun["sha256"] != now["sha256"]:
         raise DataError(f"{run}: the data changed since the run began (sha256 {begun['sha256']}, now {now['sha256']})")
     return _run(config, run, dataset)
 
 
-def _check_directory(output: Path, overwrite: bool) -> None:
-    """Only a directory that is a run is ever overwritten."""
+def is_free(output: Path) -> bool:
+    """Whether nothing stands there yet but, at most, an empty directory.
+
+    Raises:
+      DataError: there can be no directory of that name.
+    """
     try:
-        if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-            return
+        return not output.exists() or (output.is_dir() and not any(output.iterdir()))
     except OSError as error:  # a name too long, a folder that may not be read
         raise DataError(f"{output}: cannot be the run directory ({error.strerror})") from error
+
+
+def _check_directory(output: Path, overwrite: bool) -> None:
+    """Only a directory that is a run is ever overwritten."""
+    if is_free(output):
+        return
     if not overwrite:
         raise DataError(f"{output}: already exists; give another --output, or --overwrite, or --resume {output}")
     if not (output / "config.yaml").is_file():
         raise DataError(f"{output}: is not a run directory (no config.yaml); --overwrite would delete foreign files")
 
 
-def _create_directory(output: Path) -> None:
-    """An empty directory in place of what ``_check_directory`` accepted."""
+def create_directory(output: Path) -> None:
+    """An empty directory in place of what ``is_free`` or ``_check_directory`` accepted."""
     try:
         if output.exists():
             shutil.rmtree(output)
@@ -108,7 +113,16 @@ def _create_directory(output: Path) -> None:
         raise DataError(f"{output}: cannot create the run directory ({error.strerror})") from error
 
 
-def _describe_data(dataset: Dataset) -> dict[str, Any]:
+def record_data(folder: Path, dataset: Dataset, split_seed: int) -> None:
+    """Writes split.json, data.json and rejected.csv (if any): what is trained on, and how it was found."""
+    if dataset.report is not None and dataset.report.rejected:
+        dataset.report.write_rejected(folder / "rejected.csv")
+        say(f"rejected rows are listed in {folder / 'rejected.csv'}")
+    write_split(folder / "split.json", dataset.parts, dataset.table, dataset.split, split_seed)
+    write_json(folder / "data.json", describe_data(dataset))
+
+
+def describe_data(dataset: Dataset) -> dict[str, Any]:
     """Sizes, the summary lines and a hash over pairs, labels and parts."""
     total = hashlib.sha256(table_identity(dataset.table).encode())
     total.update(dataset.table.label.tobytes())
@@ -173,7 +187,7 @@ def fit_replicas(replicas: Sequence[Replica], dataset: Dataset, output: Path) ->
     buckets = buckets_for(config.model, table, dataset.store, training.buckets, training.batch_size)
     say(_describe_buckets(buckets))
     scorer = make_scorer(config.model, features, table, buckets, training.batch_size)
-    tx = make_optimizer(training, _steps_per_epoch(replicas[0], buckets))
+    tx = make_optimizer(training, steps_per_epoch(replicas[0], buckets))
     hyper = [hyper_parameters(r.config, class_weights(table, r), label_scale(table, r)) for r in replicas]
     state = init_replicas(config.model, tx, [r.config.training.seed for r in replicas], hyper)
     best = jax.tree.map(lambda x: x.copy(), {"params": state.params, "batch_stats": state.batch_stats})
@@ -192,7 +206,8 @@ def fit_replicas(replicas: Sequence[Replica], dataset: Dataset, output: Path) ->
     return Fitted(replicas, scorer, members, progress)
 
 
-def _steps_per_epoch(replica: Replica, buckets: Buckets) -> int:
+def steps_per_epoch(replica: Replica, buckets: Buckets) -> int:
+    """Updates of one epoch; the learning rate's schedule counts in them."""
     chunks = plan_epoch([replica.parts["train"]], buckets, replica.config.training.batch_size, 1, seeds=[0], epoch=0)
     return len(chunks)
 
