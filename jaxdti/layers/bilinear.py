@@ -63,6 +63,24 @@ class BilinearAttention(nn.Module):
         joint = f.reshape(f.shape[0], self.joint_features, self.pool_size).sum(-1)
         return self.norm(joint, row_mask, train=train)
 
+    def project_drug(self, drug: Array, mask: Array) -> Array:
+        """V [B, A, K] without dropout, 0 at padding: all that the attention needs of a drug."""
+        return nn.relu(self.drug_projection(drug)) * mask[..., None].astype(self.dtype)
+
+    def project_protein(self, protein: Array, mask: Array) -> Array:
+        """Q [B, L, K] without dropout, 0 at padding: all that the attention needs of a protein."""
+        return nn.relu(self.protein_projection(protein)) * mask[..., None].astype(self.dtype)
+
+    def folded_heads(self) -> tuple[Array, Array]:
+        """w float32 [K] and b float32 []: the heads as they enter f."""
+        return jnp.sum(self.heads_weight(), 0), jnp.sum(self.head_bias)
+
+    def joint(self, f: Array, atoms: Array, residues: Array) -> Array:
+        """float32 [B, joint_features] from f float32 [B, K] and the counts [B] of what it sums; stored statistics."""
+        f = f / pooling_divisor(self.pool, atoms, residues)[:, None]
+        joint = f.reshape(f.shape[0], self.joint_features, self.pool_size).sum(-1)
+        return self.norm(joint, jnp.ones(f.shape[0], bool), train=False)
+
     def attention(self, drug, protein, drug_mask, protein_mask, *, per_head: bool = False) -> Array:
         """The map without dropout: float32 [B, A, L] summed over heads, or [B, heads, A, L]; 0 at padding."""
         v, q = self.project(drug, protein, drug_mask, protein_mask, 0.0, train=False)
@@ -85,9 +103,50 @@ def pooled_attention(v: Array, q: Array, weight: Array, bias: Array) -> Array:
     return jnp.sum(v.astype(wide) * context.astype(wide), axis=1)
 
 
+def gram_state(x: Array) -> tuple[Array, Array]:
+    """What an entity brings to the Gram form: x [B, n, K] -> x^T x as [K, B, K], and sum_n x [B, K].
+
+    Both are float32, or float64 where ``x`` is. The rows k come first because ``gram_attention`` is one product a row.
+    """
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    gram = jnp.einsum("bnk,bnj->kbj", x, x, preferred_element_type=wide)
+    return gram, jnp.sum(x.astype(wide), axis=1)
+
+
+def gram_attention(
+    drug_gram: Array, drug_total: Array, protein_gram: Array, protein_total: Array, weight: Array, bias: Array
+) -> Array:
+    """``pooled_attention`` of every drug with every protein, from their Gram states alone:
+
+        f_k = sum_j w_j (V^T V)_kj (Q^T Q)_kj + b (sum_v V_vk) (sum_q Q_qk)
+
+    drug_gram [K, D, K], drug_total [D, K], protein_gram [K, P, K], protein_total [P, K], w [K], b [] -> [D, P, K].
+    A state costs n K^2 multiply-adds, then a pair K^2, however many atoms and residues there are.
+    """
+    weight = weight.astype(drug_gram.dtype)
+
+    def row(states):
+        drug, protein = states
+        return (drug * weight[None]) @ protein.T
+
+    # On CPU XLA runs one batched product slower than a loop of plain ones (64 x 64 pairs, K = 768: 25 to 40 against
+    # 11 to 17 microseconds a pair).
+    over_rows = jax.lax.map if jax.default_backend() == "cpu" else lambda f, xs: jax.vmap(f)(xs)
+    f = jnp.moveaxis(over_rows(row, (drug_gram, protein_gram)), 0, -1)
+    return f + bias.astype(f.dtype) * (drug_total[:, None] * protein_total[None])
+
+
 def pool_size(pool: str, drug_mask: Array, protein_mask: Array) -> Array:
     """What the sum over atoms and residues is divided by: float32 [B], at least 1."""
     if pool == "sum":
         return jnp.ones(drug_mask.shape[0])
     size = jnp.maximum(drug_mask.sum(1) * protein_mask.sum(1), 1).astype(jnp.float32)
+    return size if pool == "mean" else jnp.sqrt(size)
+
+
+def pooling_divisor(pool: str, atoms: Array, residues: Array) -> Array:
+    """``pool_size`` from the numbers of atoms and residues [B] that are summed over: float32 [B], at least 1."""
+    if pool == "sum":
+        return jnp.ones(atoms.shape[0])
+    size = jnp.maximum(atoms * residues, 1).astype(jnp.float32)
     return size if pool == "mean" else jnp.sqrt(size)

@@ -94,6 +94,25 @@ class DrugBAN(nn.Module):
         joint = self.bilinear(atoms, residues, atom_mask, residue_mask, row_mask, dropout, train=train)
         return self.decoder(joint.astype(jnp.dtype(self.config.dtype)), row_mask, train=train)
 
+    def project_drug(self, drug: DrugBatch, row_mask: Array) -> tuple[Array, Array]:
+        """V [B, atoms, K], all that any pair needs of these drugs, and the int32 [B] atoms that pooling counts."""
+        atoms, mask = self.encode_drug(drug, row_mask)
+        return self.bilinear.project_drug(atoms, mask), mask.sum(1)
+
+    def project_protein(self, protein: ProteinBatch, row_mask: Array) -> tuple[Array, Array]:
+        """Q [B, residues, K], all that any pair needs of these proteins, and the int32 [B] residues that count."""
+        residues, mask = self.encode_protein(protein, row_mask)
+        return self.bilinear.project_protein(residues, mask), mask.sum(1)
+
+    def folded_heads(self) -> tuple[Array, Array]:
+        """w float32 [K] and b float32 [] of the attention."""
+        return self.bilinear.folded_heads()
+
+    def decode(self, f: Array, atoms: Array, residues: Array) -> Array:
+        """float32 [B, logits] from pooled attention f float32 [B, K] and the counts int32 [B] of both projections."""
+        joint = self.bilinear.joint(f, atoms, residues)
+        return self.decoder(joint.astype(jnp.dtype(self.config.dtype)), jnp.ones(f.shape[0], bool), train=False)
+
     def attention(self, drug: DrugBatch, protein: ProteinBatch, *, per_head: bool = False) -> Array:
         """The attention map float32 [B, A, L] summed over heads, or under ``reference`` per head: [B, heads, A, L].
 

@@ -1,8 +1,9 @@
-"""Scores do not depend on how the pairs were grouped, padded or ordered."""
+"""Scores do not depend on how the pairs were grouped, padded, tiled or ordered, nor on the form they took."""
 
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,8 +11,9 @@ from jaxdti.config import ModelConfig
 from jaxdti.data.batches import Shape, one_bucket, pair_batch
 from jaxdti.data.features import build_store, featurize_smiles
 from jaxdti.data.interactions import InteractionTable
+from jaxdti.inference import pairs as pairs_module
 from jaxdti.inference import scoring
-from jaxdti.inference.scoring import buckets_for, make_scorer
+from jaxdti.inference.scoring import buckets_for, make_scorer, tiles
 from jaxdti.models.drugban import DrugBAN, score
 from jaxdti.training.features import device_features
 from jaxdti.training.state import init_variables
@@ -21,10 +23,11 @@ CONFIG = ModelConfig(
     drug_layers=1,
     protein_features=8,
     protein_kernels=(3, 4),
-    joint_features=8,
-    pool_size=1,
+    joint_features=4,
+    pool_size=2,
     decoder_features=(16,),
 )
+RANK = 8
 SMILES = (
     "C",
     "CCO",
@@ -34,6 +37,8 @@ SMILES = (
     "CC(C)Cc1ccc(C(C)C(=O)O)cc1",
     "CCCCCCCCCCCCCCCCCC",
 )
+STATE = 4 * RANK * 24  # bytes of the largest drug; a protein takes up to seven times as much
+FORMS = ("pairwise", "gram")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,9 +48,15 @@ def compile_fast():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture(params=FORMS)
+def form(request, monkeypatch):
+    monkeypatch.setattr(scoring, "choose_form", lambda *_: request.param)
+    return request.param
+
+
 @pytest.fixture(scope="module")
 def pairs():
-    """(table, store): 30 rows over drugs of 1 to 18 atoms and proteins of 3 to 150 residues."""
+    """(table, store): 30 rows over drugs of 1 to 18 atoms and proteins of 3 to 150 residues; some pairs twice."""
     rng = np.random.default_rng(0)
     proteins = ["".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), length)) for length in (3, 30, 34, 90, 150)]
     drug, protein = rng.integers(0, len(SMILES), 30), rng.integers(0, len(proteins), 30)
@@ -58,84 +69,188 @@ def pairs():
         part=np.full(30, "table", object),
         row=np.arange(30),
     )
+    assert len(set(zip(drug.tolist(), protein.tolist(), strict=True))) < 30
     return table, build_store(table, featurize_smiles(table.drugs.tolist()), 1200)
+
+
+def random_variables(config, seed):
+    """Fresh variables whose stored statistics, biases and gains matter."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        if name in ("mean", "bias"):
+            return jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype)
+        return leaf * 3.0 if name in ("gain", "head_gain") else leaf
+
+    return jax.tree_util.tree_map_with_path(draw, init_variables(config, seed))
 
 
 @pytest.fixture(scope="module")
 def variables():
-    return init_variables(CONFIG, 3)
+    return random_variables(CONFIG, 3)
 
 
-@pytest.fixture(scope="module")
-def expected(pairs, variables):
+def whole_model(config, variables, pairs, shape):
     """The scores of all 30 rows from one direct call of the model."""
     table, store = pairs
-    features, shape, batch = device_features(store), Shape(24, 24, 192), pair_batch(table, np.arange(30))
+    features, batch = device_features(store), pair_batch(table, np.arange(30))
     drugs, proteins = features.drugs(batch.drug, shape), features.proteins(batch.protein, shape)
-    logits = DrugBAN(CONFIG).apply(variables, drugs, proteins, batch.row_mask, train=False)
+    logits = jax.jit(lambda v, *x: DrugBAN(config).apply(v, *x, train=False))(
+        variables, drugs, proteins, batch.row_mask
+    )
     values = np.asarray(score(logits))
     assert len(set(values.round(5).tolist())) > 15  # otherwise their order could not be told
     return values
 
 
 @pytest.fixture(scope="module")
-def scorers(pairs):
+def expected(pairs, variables):
+    return whole_model(CONFIG, variables, pairs, Shape(24, 24, 192))
+
+
+def scorer_of(pairs, count=3, batch=4, config=CONFIG, **options):
     table, store = pairs
-    features, made = device_features(store), {}
-    for count, batch in ((1, 64), (3, 4)):
-        buckets = buckets_for(CONFIG, table, store, count, batch)
-        assert len(buckets.shapes) == count
-        made[count] = make_scorer(CONFIG, features, table, buckets, batch)
-    return made
+    buckets = buckets_for(config, table, store, count, batch)
+    return make_scorer(config, device_features(store), table, buckets, batch, **options)
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_scores_come_in_the_order_of_the_rows_and_do_not_depend_on_the_batches(scorers, variables, expected, count):
+@pytest.mark.parametrize(("count", "batch"), [(1, 64), (3, 4)])
+def test_scores_come_in_the_order_of_the_rows_and_do_not_depend_on_the_batches(
+    form, pairs, variables, expected, count, batch
+):
+    scorer = scorer_of(pairs, count, batch)
     order = np.random.default_rng(1).permutation(30)
-    found = scorers[count](variables, order)
+    found = scorer(variables, order)
     assert found.dtype == np.float32 and found.shape == (30,)
     np.testing.assert_allclose(found, expected[order], atol=1e-5)
-    some = np.array([29, 3, 11])
-    np.testing.assert_allclose(scorers[count](variables, some), expected[some], atol=1e-5)
+    for some in ([29, 3, 11], [7], [5, 0, 5, 7, 0, 5]):
+        np.testing.assert_allclose(scorer(variables, np.array(some)), expected[some], atol=1e-5)
+    assert scorer(variables, np.zeros(0, np.int64)).shape == (0,)
 
 
-def test_a_row_may_be_asked_for_twice_and_none_at_all(scorers, variables, expected):
-    rows = np.array([5, 0, 5, 7, 0, 5])
-    np.testing.assert_allclose(scorers[3](variables, rows), expected[rows], atol=1e-5)
-    assert scorers[3](variables, np.zeros(0, np.int64)).shape == (0,)
+@pytest.mark.parametrize("memory", [1, 12 * STATE, 40 * STATE], ids=["one", "few", "some"])
+def test_little_memory_gives_the_same_scores(form, pairs, variables, expected, memory):
+    np.testing.assert_allclose(scorer_of(pairs, memory=memory)(variables, np.arange(30)), expected, atol=1e-5)
 
 
-def test_one_program_a_bucket_whatever_is_scored(pairs, variables, monkeypatch):
+@pytest.fixture
+def encoded(monkeypatch):
+    """Lengths of the drugs and proteins that really pass the encoders, in two lists."""
+    seen = {"drug": [], "protein": []}
+
+    def spy(kind, count, original):
+        def method(self, batch, row_mask, **options):
+            jax.debug.callback(
+                lambda n, m: seen[kind].extend(np.asarray(n)[np.asarray(m)].tolist()), count(batch), row_mask
+            )
+            return original(self, batch, row_mask, **options)
+
+        return method
+
+    monkeypatch.setattr(DrugBAN, "encode_drug", spy("drug", lambda b: b.atom_count, DrugBAN.encode_drug))
+    monkeypatch.setattr(DrugBAN, "encode_protein", spy("protein", lambda b: b.residue_count, DrugBAN.encode_protein))
+    return seen
+
+
+@pytest.mark.parametrize("memory", [1 << 20, 4 * STATE], ids=["much", "little"])
+def test_every_entity_is_encoded_once(form, pairs, variables, encoded, memory):
     table, store = pairs
-    traces = []
+    rows = np.concatenate([np.arange(25), np.arange(20)])
+    drugs, proteins = np.unique(table.drug[rows]), np.unique(table.protein[rows])
+    scorer_of(pairs, memory=memory)(variables, rows)
+    jax.effects_barrier()
+    assert sorted(encoded["protein"]) == sorted(store.residue_counts[proteins].tolist())
+    if memory == 1 << 20:
+        assert sorted(encoded["drug"]) == sorted(store.atom_counts[drugs].tolist())
+    else:  # the drugs do not fit into half of it
+        assert len(encoded["drug"]) > len(drugs)
+        assert set(encoded["drug"]) == set(store.atom_counts[drugs].tolist())
 
-    def counted(logits):
-        traces.append(logits.shape)
-        return score(logits)
 
-    monkeypatch.setattr(scoring, "score", counted)
-    buckets = buckets_for(CONFIG, table, store, 2, 4)
-    scorer = make_scorer(CONFIG, device_features(store), table, buckets, 4)
+def test_programs_are_few_and_do_not_depend_on_what_is_scored(pairs, monkeypatch):
+    pooled, decoded = [], []
+    attention, final = pairs_module.pooled_attention, pairs_module.score
+
+    def counted(v, q, *weights):
+        pooled.append((v.shape, q.shape))
+        return attention(v, q, *weights)
+
+    monkeypatch.setattr(scoring, "choose_form", lambda *_: "pairwise")
+    monkeypatch.setattr(pairs_module, "pooled_attention", counted)
+    monkeypatch.setattr(pairs_module, "score", lambda logits: decoded.append(logits.shape) or final(logits))
+    scorer = scorer_of(pairs, count=2)
     for seed in range(3):
-        fresh = init_variables(CONFIG, seed) if seed else variables
-        scorer(fresh, np.random.default_rng(seed).permutation(30)[: 30 - 7 * seed])
-    assert len(traces) == len(buckets.shapes) == 2
+        rows = np.random.default_rng(seed).permutation(30)[: 30 - 7 * seed]
+        scorer(init_variables(CONFIG, seed), rows)
+    assert len(set(pooled)) <= 4 and len({v for v, _ in pooled}) == len({q for _, q in pooled}) == 2
+    assert len(pooled) <= 2 * len(set(pooled))  # a loop's body may be traced twice in one compilation
+    assert decoded == [(4, 1)]
 
 
-def test_the_reference_option_scores_at_the_published_shape(pairs):
+def test_the_cheaper_form_is_taken(pairs, variables, expected, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(scoring, "choose_form", lambda *a: chosen.append(pairs_module.choose_form(*a)) or chosen[-1])
+    scorer = scorer_of(pairs)
+    for rows in (np.arange(30), np.arange(3)):
+        np.testing.assert_allclose(scorer(variables, rows), expected[rows], atol=1e-5)
+    assert chosen == ["gram", "pairwise"]
+
+
+@pytest.mark.parametrize("pool", ["sum", "sqrt"])
+def test_every_pooling_knows_how_much_it_pools(form, pairs, pool):
+    config = dataclasses.replace(CONFIG, pool=pool)
+    variables = random_variables(config, 3)
+    expected = whole_model(config, variables, pairs, Shape(24, 24, 192))
+    found = scorer_of(pairs, config=config)(variables, np.arange(30))
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_bfloat16_and_two_logits(form, pairs):
+    config = dataclasses.replace(CONFIG, dtype="bfloat16", logits=2)
+    variables = random_variables(config, 3)
+    expected = whole_model(dataclasses.replace(config, dtype="float32"), variables, pairs, Shape(24, 24, 192))
+    found = scorer_of(pairs, config=config)(variables, np.arange(30))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=0.05 * np.ptp(expected))
+
+
+def test_replicas_score_as_they_do_one_by_one(form, pairs, variables, expected):
+    other = random_variables(CONFIG, 4)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), variables, other)
+    rows = np.array([4, 17, 4, 29])
+    found = scorer_of(pairs, replicas=2)(stacked, rows)
+    assert found.shape == (2, 4) and found.dtype == np.float32
+    np.testing.assert_allclose(found[0], expected[rows], atol=1e-5)
+    np.testing.assert_array_equal(found[1], scorer_of(pairs)(other, rows))
+    assert np.abs(found[1] - found[0]).max() > 1e-3
+
+
+def test_the_reference_option_scores_at_the_published_shape(form, pairs):
     table, store = pairs
     config = dataclasses.replace(CONFIG, reference=True)
     buckets = buckets_for(config, table, store, 6, 64)
     assert buckets.shapes == (Shape(290, 24, 1200),) and not buckets.of_row.any()
-    scorer = make_scorer(config, device_features(store), table, buckets, 2)
-    published = init_variables(config, 0)
-    rows = np.array([4, 1, 2])
-    found = scorer(published, rows)
-    assert np.isfinite(found).all() and len(set(found.tolist())) == 3
-    np.testing.assert_allclose(scorer(published, rows[::-1]), found[::-1], rtol=1e-5)
+    published = random_variables(config, 0)
+    expected = whole_model(config, published, pairs, buckets.shapes[0])
+    rows = np.array([4, 1, 2, 4])
+    found = make_scorer(config, device_features(store), table, buckets, 2)(published, rows)
+    np.testing.assert_allclose(found, expected[rows], rtol=1e-4, atol=1e-4)
 
 
-def test_one_bucket_takes_every_row(pairs, variables, expected):
+def test_the_reference_option_refuses_what_its_shape_cannot_hold(pairs, monkeypatch):
+    monkeypatch.setattr("jaxdti.inference.encode.REFERENCE_ATOMS", 17)
+    with pytest.raises(ValueError, match="pads to 17 atoms, and an entity has 18; lower data.max_atoms"):
+        scorer_of(pairs, config=dataclasses.replace(CONFIG, reference=True))
+
+
+def test_one_bucket_takes_every_row(form, pairs, variables, expected):
     table, store = pairs
     scorer = make_scorer(CONFIG, device_features(store), table, one_bucket(table, Shape(40, 48, 256)), 30)
     np.testing.assert_allclose(scorer(variables, np.arange(30)), expected, atol=1e-5)
+
+
+def test_tiles_hold_every_entity_once_and_one_kind():
+    kind = np.array([0, 1, 1, 0, 1, 1, 0])
+    found = tiles(np.array([6, 5, 4, 2, 0, 1]), kind, (4, 3))
+    assert [(key, members.tolist()) for key, members in found] == [(0, [6, 0]), (1, [5, 4, 2]), (1, [1])]
