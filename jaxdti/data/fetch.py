@@ -17,12 +17,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from jaxdti.data.features import user_cache_dir
 from jaxdti.data.interactions import DataError
 from jaxdti.data.named import (
     DATASETS,
     RECORDS,
     Upstream,
-    cache_directory,
     content_hash,
     get_dataset,
     read_records,
@@ -70,7 +70,7 @@ def fetch(
             f"dataset {name}: no public file of this form to download, it is made from {dataset.source}; "
             f"`jaxdti data fetch` can fetch {fetchable}"
         )
-    root = Path(destination) if destination is not None else cache_directory() / "data"
+    root = Path(destination) if destination is not None else user_cache_dir() / "data"
     try:
         upstream = [_fetch_file(file, root, base_url, progress) for file in dataset.upstream]
         if "pairs" not in dataset.files:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxdti.data.features import user_cache_dir
 from jaxdti.data.interactions import DataError
 
 DRUGBAN = "peizhenbai/DrugBAN/9923f8c99959e00263103ff9ac61ba0eaccc8e02/datasets"
@@ -244,18 +245,13 @@ DATASETS: dict[str, Dataset] = {
 }
 
 
-def cache_directory() -> Path:
-    """The user cache: JAXDTI_CACHE, or ~/.cache/jaxdti."""
-    return Path(os.environ.get("JAXDTI_CACHE") or Path.home() / ".cache" / "jaxdti")
-
-
 def data_roots() -> list[Path]:
     """Folders that are searched, in order: JAXDTI_DATA where it is set, then ``data`` in the user cache.
 
     Raises:
       DataError: JAXDTI_DATA is not a folder.
     """
-    roots = [cache_directory() / "data"]
+    roots = [user_cache_dir() / "data"]
     if given := os.environ.get("JAXDTI_DATA"):
         if not Path(given).is_dir():
             raise DataError(f"JAXDTI_DATA={given}: not a folder; set it to the folder that holds the datasets")
@@ -343,7 +339,7 @@ def _check(path: Path, sha256: str) -> None:
     status = path.stat()
     content = [str(path.resolve()), status.st_size, status.st_mtime_ns, sha256]
     name = hashlib.sha256(content[0].encode()).hexdigest()[:24]
-    stamp = cache_directory() / "verified" / f"{name}.json"
+    stamp = user_cache_dir() / "verified" / f"{name}.json"
     if stamp.exists() and stamp.read_text(encoding="utf-8") == json.dumps(content):
         return
     if (found := content_hash(path)) != sha256:
