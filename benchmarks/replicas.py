@@ -1,0 +1,135 @@
+"""Time of N models trained together by vmap against N times one, for DrugBAN and for a plain network on fingerprints.
+
+JAXDTI_DATA=path/to/data python benchmarks/replicas.py --json results.json
+"""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from harness import Row, interleaved, median_ratio, parse, peak_device_bytes, peak_host_bytes, show, write
+
+COLUMNS = (
+    *("model", "batch", "replicas", "seconds_a_step", "samples_per_second", "ratio_to_separate", "ratio_to_one"),
+    *("compile_seconds", "peak_host_mib", "peak_device_mib"),
+)
+LAYERS = (1024, 1200, 300, 1)  # a fingerprint in, one score out
+
+
+def main() -> None:
+    options = parse(__doc__.splitlines()[0])
+    accelerator = jax.default_backend() != "cpu"
+    counts = (1, 2, 8) if options.quick else (1, 2, 4, 8, 16, 32)
+    rows = []
+    for n in counts:
+        rows.append(measure("MLP", 64, n, *mlp(64), repeats=10))
+    batches = {16: counts if accelerator else [n for n in counts if n <= 8]}
+    if not options.quick:
+        batches[64] = (1, 8)
+    for batch, sizes in batches.items():
+        for n in sizes:
+            rows.append(measure("DrugBAN", batch, n, *drugban(batch), repeats=3 if n < 8 else 2))
+    show(rows, COLUMNS)
+    write(options.json, "replicas", rows)
+
+
+def measure(name: str, batch: int, replicas: int, step, init, batch_of, *, repeats: int) -> Row:
+    """Seconds of one step of ``replicas`` models, together and one after the other, in turn."""
+    states = [init(seed) for seed in range(replicas)]
+    batches = [batch_of(seed) for seed in range(replicas)]
+    stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    one, stacked_states, stacked_batches = jax.jit(step), stack(states), stack(batches)
+    start = time.perf_counter()
+    many = jax.jit(jax.vmap(step)).lower(stacked_states, stacked_batches).compile()
+    compile_seconds = time.perf_counter() - start
+    functions = {
+        "together": lambda: jax.block_until_ready(many(stacked_states, stacked_batches)),
+        "separate": lambda: jax.block_until_ready([one(*pair) for pair in zip(states, batches, strict=True)]),
+        "one": lambda: jax.block_until_ready(one(states[0], batches[0])),
+    }
+    interleaved(functions, 1)
+    seconds = interleaved(functions, repeats)
+    median = float(np.median(seconds["together"]))
+    host, device = peak_host_bytes(), peak_device_bytes()
+    return {
+        "model": name,
+        "batch": batch,
+        "replicas": replicas,
+        "seconds_a_step": median,
+        "samples_per_second": replicas * batch / median,
+        "ratio_to_separate": median_ratio(seconds["together"], seconds["separate"]),
+        "ratio_to_one": median_ratio(seconds["together"], seconds["one"]),
+        # How much faster than separate runs: above 1 where training together pays.
+        "ratio_to_peer": median_ratio(seconds["separate"], seconds["together"]),
+        "compile_seconds": compile_seconds,
+        "peak_host_mib": host / 2**20 if host else None,
+        "peak_device_mib": device / 2**20 if device else None,
+    }
+
+
+def mlp(batch: int):
+    """A plain network: (step, init, batch_of)."""
+    tx = optax.adam(1e-3)
+
+    def init(seed: int):
+        keys = jax.random.split(jax.random.PRNGKey(seed), len(LAYERS) - 1)
+        shapes = zip(keys, LAYERS[:-1], LAYERS[1:], strict=True)
+        params = [(jax.random.normal(key, (i, o)) * i**-0.5, jnp.zeros(o)) for key, i, o in shapes]
+        return params, tx.init(params)
+
+    def loss(params, batch):
+        x, label = batch
+        for weight, bias in params[:-1]:
+            x = jax.nn.relu(x @ weight + bias[None])
+        weight, bias = params[-1]
+        return jnp.mean(optax.sigmoid_binary_cross_entropy((x @ weight + bias[None])[:, 0], label))
+
+    def step(state, batch):
+        params, moments = state
+        updates, moments = tx.update(jax.grad(loss)(params, batch), moments, params)
+        return optax.apply_updates(params, updates), moments
+
+    def batch_of(seed: int):
+        rng = np.random.default_rng(seed)
+        return rng.integers(0, 2, (batch, LAYERS[0])).astype(np.float32), rng.integers(0, 2, batch).astype(np.float32)
+
+    return step, init, batch_of
+
+
+def drugban(batch: int):
+    """DrugBAN of the paper's sizes on drugs of up to 40 atoms and proteins of up to 640 residues."""
+    from jaxdti.config import Config
+    from jaxdti.data.batches import PairBatch, Shape
+    from jaxdti.training.features import DeviceFeatures
+    from jaxdti.training.objectives import pair_objective
+    from jaxdti.training.optimizer import make_optimizer
+    from jaxdti.training.state import hyper_parameters, init_state
+    from jaxdti.training.step import make_train_step
+
+    config, shape, count = Config(), Shape(40, 48, 640), 64
+    rng = np.random.default_rng(0)
+    features = DeviceFeatures(
+        atoms=jnp.asarray(rng.integers(0, 2, (count * 40, 8)), jnp.int8),
+        atom_offsets=jnp.arange(count + 1) * 40,
+        bonds=jnp.asarray(rng.integers(0, 40, (count * 48, 2)), jnp.int16),
+        bond_offsets=jnp.arange(count + 1) * 48,
+        residues=jnp.asarray(rng.integers(1, 26, count * 640), jnp.uint8),
+        residue_offsets=jnp.arange(count + 1) * 640,
+    )
+    tx = make_optimizer(config.training, 100)
+    step = make_train_step(pair_objective(config.model, config.task, features, shape), tx)
+
+    def batch_of(seed: int) -> PairBatch:
+        rng = np.random.default_rng(seed)
+        drug, protein = (rng.integers(0, count, batch).astype(np.int32) for _ in range(2))
+        label = rng.integers(0, 2, batch).astype(np.float32)
+        return PairBatch(drug=drug, protein=protein, label=label, row_mask=np.ones(batch, bool))
+
+    init = lambda seed: init_state(config.model, tx, seed, hyper_parameters(config))
+    return step, init, batch_of
+
+
+if __name__ == "__main__":
+    main()
