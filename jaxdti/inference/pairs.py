@@ -69,7 +69,7 @@ def plan_grams(drugs: int, proteins: int, rank: int, memory: int) -> TilePlan:
 
 def _even(count: int, most: int) -> int:
     """The smallest tile that needs no more tiles than ``most`` does."""
-    return -(-count // -(-count // most))
+    return -(-count // max(-(-count // most), 1))
 
 
 _LEAST_TILE = 32  # a product of smaller tiles takes about as long

@@ -51,24 +51,29 @@ class BilinearAttention(nn.Module):
         if train:
             drug = dropout(drug, rate, self.make_rng("dropout"))
             protein = dropout(protein, rate, self.make_rng("dropout"))
-        # Masked after the ReLU: relu(bias) is not 0 at padding.
-        v = nn.relu(self.drug_projection(drug)) * drug_mask[..., None].astype(self.dtype)
-        q = nn.relu(self.protein_projection(protein)) * protein_mask[..., None].astype(self.dtype)
-        return v, q
+        return self.project_drug(drug, drug_mask), self.project_protein(protein, protein_mask)
 
-    def __call__(self, drug, protein, drug_mask, protein_mask, row_mask, rate, *, train: bool) -> Array:
+    def __call__(
+        self, drug, protein, drug_mask, protein_mask, row_mask, rate, rows=(None, None), *, train: bool
+    ) -> Array:
+        """``rows``: int32 [B] each, the drug and the protein of each pair; None where there is one a pair."""
         v, q = self.project(drug, protein, drug_mask, protein_mask, rate, train=train)
+        (v, drug_mask), (q, protein_mask) = (
+            entity if row is None else (entity[0][row], entity[1][row])
+            for entity, row in zip(((v, drug_mask), (q, protein_mask)), rows, strict=True)
+        )
         f = pooled_attention(v, q, jnp.sum(self.heads_weight(), 0), jnp.sum(self.head_bias))
         f = f / pool_size(self.pool, drug_mask, protein_mask)[:, None]
         joint = f.reshape(f.shape[0], self.joint_features, self.pool_size).sum(-1)
         return self.norm(joint, row_mask, train=train)
 
     def project_drug(self, drug: Array, mask: Array) -> Array:
-        """V [B, A, K] without dropout, 0 at padding: all that the attention needs of a drug."""
+        """V [B, A, K], 0 at padding: all that the attention needs of a drug."""
+        # Masked after the ReLU: relu(bias) is not 0 at padding.
         return nn.relu(self.drug_projection(drug)) * mask[..., None].astype(self.dtype)
 
     def project_protein(self, protein: Array, mask: Array) -> Array:
-        """Q [B, L, K] without dropout, 0 at padding: all that the attention needs of a protein."""
+        """Q [B, L, K], 0 at padding: all that the attention needs of a protein."""
         return nn.relu(self.protein_projection(protein)) * mask[..., None].astype(self.dtype)
 
     def folded_heads(self) -> tuple[Array, Array]:
@@ -138,10 +143,7 @@ def gram_attention(
 
 def pool_size(pool: str, drug_mask: Array, protein_mask: Array) -> Array:
     """What the sum over atoms and residues is divided by: float32 [B], at least 1."""
-    if pool == "sum":
-        return jnp.ones(drug_mask.shape[0])
-    size = jnp.maximum(drug_mask.sum(1) * protein_mask.sum(1), 1).astype(jnp.float32)
-    return size if pool == "mean" else jnp.sqrt(size)
+    return pooling_divisor(pool, drug_mask.sum(1), protein_mask.sum(1))
 
 
 def pooling_divisor(pool: str, atoms: Array, residues: Array) -> Array:

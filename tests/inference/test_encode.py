@@ -35,6 +35,13 @@ CONFIG = ModelConfig(
 ATOMS, RESIDUES = (3, 9, 1, 17, 8), (5, 40, 16)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compile_fast():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def features():
     rng = np.random.default_rng(0)

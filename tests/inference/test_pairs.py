@@ -35,6 +35,13 @@ RANK = 10
 ATOMS, RESIDUES = (3, 1, 7), (11, 2, 30, 5)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compile_fast():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def states(lengths, size, seed):
     """[T, size, K] of ReLU-like values, 0 past each length."""
     values = np.maximum(np.random.default_rng(seed).normal(size=(len(lengths), size, RANK)), 0.0)
@@ -71,6 +78,25 @@ def test_both_forms_follow_the_definition(encoded):
     np.testing.assert_array_less(np.abs(gram - expected) / scale, 1e-4)
     pairwise = np.stack([[pooled_attention(v[i : i + 1], q[j : j + 1], w, b)[0] for j in range(4)] for i in range(3)])
     np.testing.assert_array_less(np.abs(pairwise - expected) / scale, 1e-4)
+
+
+def test_accelerators_compute_the_same(encoded, monkeypatch):
+    """There the products are batched; on CPU they are looped over."""
+    v, q = encoded
+    heads = jnp.asarray(np.random.default_rng(2).normal(size=RANK), jnp.float32), jnp.float32(-0.7)
+    drugs, proteins = Projected(jnp.asarray(v), jnp.array(ATOMS)), Projected(jnp.asarray(q), jnp.array(RESIDUES))
+    drug, protein = jnp.array([2, 0, 2, 0]), jnp.array([3, 1, 0, 0])
+    found = []
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        f, atoms, residues = pool_pairs(heads, drugs, proteins, drug, protein, jnp.int32(3))
+        assert atoms.tolist() == [7, 3, 7, 3] and residues.tolist() == [5, 2, 11, 11]
+        found.append((f[:3], gram_attention(*grams_of(v), *grams_of(q), *heads)))
+    (looped, looped_grid), (batched, batched_grid) = found
+    assert np.abs(looped).max(1).min() > 0.1
+    np.testing.assert_allclose(batched, looped, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(batched_grid, looped_grid, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(batched, batched_grid[drug[:3], protein[:3]], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("pool", ["sum", "sqrt", "mean"])

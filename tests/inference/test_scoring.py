@@ -129,7 +129,7 @@ def test_scores_come_in_the_order_of_the_rows_and_do_not_depend_on_the_batches(
     assert scorer(variables, np.zeros(0, np.int64)).shape == (0,)
 
 
-@pytest.mark.parametrize("memory", [1, 12 * STATE, 40 * STATE], ids=["one", "few", "some"])
+@pytest.mark.parametrize("memory", [1, 40 * STATE], ids=["one", "some"])
 def test_little_memory_gives_the_same_scores(form, pairs, variables, expected, memory):
     np.testing.assert_allclose(scorer_of(pairs, memory=memory)(variables, np.arange(30)), expected, atol=1e-5)
 
@@ -197,9 +197,8 @@ def test_the_cheaper_form_is_taken(pairs, variables, expected, monkeypatch):
     assert chosen == ["gram", "pairwise"]
 
 
-@pytest.mark.parametrize("pool", ["sum", "sqrt"])
-def test_every_pooling_knows_how_much_it_pools(form, pairs, pool):
-    config = dataclasses.replace(CONFIG, pool=pool)
+def test_pooling_knows_how_much_it_pools(form, pairs):
+    config = dataclasses.replace(CONFIG, pool="sqrt")  # the mean is the default, the sum that of the reference
     variables = random_variables(config, 3)
     expected = whole_model(config, variables, pairs, Shape(24, 24, 192))
     found = scorer_of(pairs, config=config)(variables, np.arange(30))
