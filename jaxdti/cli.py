@@ -126,6 +126,7 @@ def make_parsers() -> dict[str, Parser]:
         return parsers[words]
 
     _train_options(add)
+    _sweep_options(add)
     _evaluate_options(add)
     _predict_options(add)
     _import_options(add)
@@ -154,6 +155,38 @@ def _train_options(add: Callable[..., Parser]) -> None:
     run = parser.add_argument_group("run")
     run.add_argument("--resume", metavar="RUN", type=Path, help="continue an interrupted run; takes no other argument")
     run.add_argument("--overwrite", action="store_true", help="replace the run directory if it is there")
+    _add_config_options(parser, "")
+
+
+def _sweep_options(add: Callable[..., Parser]) -> None:
+    parser = add(
+        "sweep",
+        commands.sweep,
+        "train many settings at once and compare them",
+        "Train every setting of a grid, as many at once as one program can hold, and rank them by validation score.\n"
+        "CONFIG and the flags give what the settings share; DIR/settings/N is the run directory of setting N.",
+        "jaxdti sweep configs/drugban_demo.yaml --grid training.learning_rate=1e-4,5e-5 \\\n"
+        "    --grid model.dropout=0.1,0.3 --output sweeps/grid\n"
+        "  jaxdti sweep configs/drugban_demo.yaml --grid training.learning_rate=1e-5..1e-3 \\\n"
+        "    --grid model.protein_kernels=[3,6,9],[3,5,7] --random 20 --output sweeps/random\n"
+        "  jaxdti sweep --resume sweeps/random",
+        usage="jaxdti sweep CONFIG --grid KEY=VALUES [--grid ...] [--random N] --output DIR [--KEY VALUE ...]\n"
+        "       jaxdti sweep --resume DIR",
+    )
+    parser.add_argument("config", metavar="CONFIG", nargs="?", type=Path, help="YAML file, see configs/")
+    search = parser.add_argument_group("sweep")
+    search.add_argument(
+        "--grid",
+        metavar="KEY=VALUES",
+        action="append",
+        default=[],
+        help="values of a key: V1,V2,...; of a list: [3,6,9],[3,5,7]; with --random also LOW..HIGH, logarithmic where "
+        "the key is no whole number and HIGH at least 10 times LOW; once for each key; all combinations are trained",
+    )
+    search.add_argument("--random", metavar="N", type=int, help="draw N different settings instead")
+    search.add_argument("--random-seed", metavar="N", type=int, help="of the draw (default: 0)")
+    search.add_argument("--together", metavar="N", type=int, help="most settings at once (default: what memory allows)")
+    search.add_argument("--resume", metavar="DIR", type=Path, help="continue a sweep; takes no other argument")
     _add_config_options(parser, "")
 
 

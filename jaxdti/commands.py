@@ -51,6 +51,51 @@ def _guarded_train(run: Path, *, resuming: bool = False, **settings: Any) -> int
     return 0
 
 
+def sweep(options: argparse.Namespace) -> int:
+    """`jaxdti sweep CONFIG --grid KEY=VALUES --output DIR` and `jaxdti sweep --resume DIR`."""
+    overrides, given = _overrides(options), _given(options, "random", "random_seed", "together")
+    if options.resume:
+        if options.config or options.grid or given or overrides:
+            raise DataError("--resume DIR takes everything from the sweep; leave out CONFIG and the other flags")
+        return _guarded_sweep(options.resume, resuming=True)
+    if not options.config and not any(override.startswith("data.") for override in overrides):
+        raise DataError("CONFIG is missing: name a YAML file such as configs/drugban_demo.yaml, or set --data.table")
+    if "output.directory" not in vars(options):
+        raise DataError("--output DIR is missing")
+    if "random_seed" in given and "random" not in given:
+        raise DataError("--random-seed is that of --random N, which is missing")
+    config = load_config(options.config, overrides)
+    output = Path(vars(options)["output.directory"])
+    from jaxdti.training.grid import parse_grid
+
+    grid = parse_grid(options.grid)  # a mistake shows before JAX is loaded
+    if twice := [override for override in overrides if override.partition("=")[0] in grid]:
+        raise DataError(f"--{twice[0]} and --grid both set the same key; leave out one")
+    with listing_rejected(output.with_name(f"{output.name}.rejected.csv")):
+        return _guarded_sweep(output, config=config, grid=options.grid, **given)
+
+
+def _guarded_sweep(output: Path, *, resuming: bool = False, **settings: Any) -> int:
+    from jaxdti.training import sweep as sweeping
+
+    try:
+        if resuming:
+            results = sweeping.resume_sweep(output)
+        else:
+            results = sweeping.sweep(settings.pop("config"), settings.pop("grid"), output, **settings)
+    except sweeping.Interrupted as stop:
+        print(f"saved; continue with: jaxdti sweep --resume {output}", file=sys.stderr)
+        return 128 + stop.signal
+    print_table("settings, best validation score first", sweeping.sweep_table(results))
+    best = results.ranked()[0]
+    if best["failed"]:
+        print(f"jaxdti: error: every setting failed; the reasons are in {output / 'results.csv'}", file=sys.stderr)
+        return NON_FINITE
+    print(f"best by validation: setting {best['setting']}, in {output / best['directory']}")
+    print(f"written to {output / 'results.csv'}")
+    return 0
+
+
 def evaluate(options: argparse.Namespace) -> int:
     """`jaxdti evaluate RUN TABLE [--output DIR]`."""
     from jaxdti.inference.evaluate import evaluate as evaluate_run
