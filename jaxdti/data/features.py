@@ -15,10 +15,10 @@ import sys
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from threading import Thread
 
 import numpy as np
 import rdkit
@@ -31,7 +31,7 @@ from jaxdti.data.molecules import FEATURISER_VERSION, MoleculeBatch, featurize_b
 from jaxdti.data.sequences import encode_sequence
 
 CHUNK = 256  # molecules handed to a worker at once
-PARALLEL_FROM = 4000  # fewer molecules are done sooner here than workers start
+PARALLEL_FROM = 2000  # fewer molecules are done here before workers have started and done much
 
 Arrays = dict[str, np.ndarray]
 
@@ -68,7 +68,7 @@ def featurize_smiles(smiles: Sequence[str], cache_dir: Path | None = None, worke
     Args:
       smiles: distinct strings; unreadable ones get an ``error`` and no atoms.
       cache_dir: default ``user_cache_dir()``.
-      workers: processes; default one a core, or none where there are few molecules.
+      workers: processes, this one included; default one a core, or only this one where there are few molecules.
     """
     if workers is None:
         workers = _cores() if len(smiles) >= PARALLEL_FROM else 1
@@ -190,44 +190,64 @@ def _progress(total: int) -> Progress:
 
 
 def _featurize_chunks(chunks: list[list[str]], workers: int) -> Iterator[tuple[int, MoleculeBatch]]:
-    if workers == 1:
-        for i, chunk in enumerate(chunks):
-            yield i, featurize_batch(chunk)
-        return
+    """Numbered chunks as they are done, by this process and ``workers - 1`` others."""
     # Plain child processes rather than multiprocessing: forking is unsafe beside JAX's threads, and spawning would
     # run the user's main script again.
     command = [sys.executable, "-P", molecules_module.__file__]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
-    workers = min(workers, len(chunks))
-    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) for _ in range(workers)]
-    idle: SimpleQueue[subprocess.Popen] = SimpleQueue()
-    for process in processes:
-        idle.put(process)
-
-    def ask(chunk: list[str]) -> MoleculeBatch:
-        process = idle.get()
-        try:
-            assert process.stdin and process.stdout
-            pickle.dump(chunk, process.stdin)
-            process.stdin.flush()
-            return MoleculeBatch(*pickle.load(process.stdout))
-        except (EOFError, OSError, pickle.UnpicklingError) as error:
-            raise RuntimeError(f"a featurisation worker died with exit code {process.wait()}") from error
-        finally:
-            idle.put(process)
-
-    pool = ThreadPoolExecutor(workers)
+    others = min(workers, len(chunks)) - 1
+    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) for _ in range(others)]
+    waiting: SimpleQueue[int] = SimpleQueue()
+    for i in range(len(chunks)):
+        waiting.put(i)
+    done: SimpleQueue[tuple[int, MoleculeBatch] | Exception] = SimpleQueue()
+    threads = [Thread(target=_ask, args=(process, chunks, waiting, done), daemon=True) for process in processes]
+    for thread in threads:
+        thread.start()
+    count = 0
     try:
-        futures = {pool.submit(ask, chunk): i for i, chunk in enumerate(chunks)}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        while count < len(chunks):
+            i = _next(waiting)
+            if i is not None:
+                yield i, featurize_batch(chunks[i])
+                count += 1
+            # Where nothing is left to begin, another process has the rest.
+            while count < len(chunks) and (i is None or not done.empty()):
+                result = done.get()
+                if isinstance(result, Exception):
+                    raise result
+                yield result
+                count += 1
     finally:
         for process in processes:
             process.kill()
-        pool.shutdown(cancel_futures=True)
+        for thread in threads:
+            thread.join()
         for process in processes:
             process.communicate()
+
+
+def _ask(process: subprocess.Popen, chunks: list[list[str]], waiting: SimpleQueue, done: SimpleQueue) -> None:
+    """Has a worker featurise one waiting chunk after another; ``done`` gets the results, or the error that ends it."""
+    assert process.stdin and process.stdout
+    try:
+        pickle.load(process.stdout)  # ready
+        while (i := _next(waiting)) is not None:
+            pickle.dump(chunks[i], process.stdin)
+            process.stdin.flush()
+            done.put((i, MoleculeBatch(*pickle.load(process.stdout))))
+    except (EOFError, OSError, pickle.UnpicklingError):
+        done.put(RuntimeError(f"a featurisation worker died with exit code {process.wait()}"))
+    except Exception as error:  # the other side of the queue would wait for ever
+        done.put(error)
+
+
+def _next(waiting: SimpleQueue[int]) -> int | None:
+    try:
+        return waiting.get_nowait()
+    except Empty:
+        return None
 
 
 # The cache.

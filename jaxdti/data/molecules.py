@@ -4,6 +4,7 @@ Run as a script, this file serves one featurisation worker (see ``serve``).
 """
 
 import pickle
+import re
 import sys
 from collections.abc import Sequence
 from typing import IO, NamedTuple
@@ -38,9 +39,32 @@ ATOM_COLUMNS = (
 _WIDTHS = (len(ELEMENTS), 11, 7, 0, 0, len(HYBRIDISATIONS), 0, 5)
 ATOM_FEATURES = sum(width or 1 for width in _WIDTHS)  # 74
 
-_ELEMENT_INDEX = {Chem.GetPeriodicTable().GetAtomicNumber(symbol): i for i, symbol in enumerate(ELEMENTS)}
-_HYBRIDISATION_INDEX = {kind: i for i, kind in enumerate(HYBRIDISATIONS)}
 _MOST_ATOMS = np.iinfo(np.int16).max  # bonds are stored as int16
+_MOST_CHARGES = np.iinfo(np.int8).max
+
+# Integers of an atom from which the columns are made; the degree comes from the bonds.
+_ATOM_GETTERS = (
+    Chem.Atom.GetAtomicNum,
+    Chem.Atom.GetNumImplicitHs,
+    Chem.Atom.GetFormalCharge,
+    Chem.Atom.GetNumRadicalElectrons,
+    Chem.Atom.GetHybridization,
+    Chem.Atom.GetIsAromatic,
+    Chem.Atom.GetTotalNumHs,
+)
+# Organic symbols, brackets, bonds, charges and rings only: no stereochemistry, isotope, atom map or extension.
+_PLAIN = re.compile(r"(?:[A-Za-z0-9()=#.%+\-\]]|\[(?!\d))*").fullmatch
+
+
+def _positions(kinds: Sequence[int], size: int) -> np.ndarray:
+    """int8 [size]: the position of each number in ``kinds``, -1 where it is not there."""
+    column = np.full(size, -1, np.int8)
+    column[list(kinds)] = np.arange(len(kinds))
+    return column
+
+
+_ELEMENT_COLUMN = _positions([Chem.GetPeriodicTable().GetAtomicNumber(symbol) for symbol in ELEMENTS], 128)
+_HYBRIDISATION_COLUMN = _positions(HYBRIDISATIONS, 1 + max(Chem.HybridizationType.values))
 
 
 class Molecule(NamedTuple):
@@ -65,7 +89,7 @@ class MoleculeBatch(NamedTuple):
 
 
 def featurize_molecule(smiles: str) -> tuple[str, np.ndarray, np.ndarray]:
-    """Reads one SMILES.
+    """Reads one SMILES; many are read faster by ``featurize_batch``.
 
     Atoms are in the published model's order: canonical ranks used as if they were an order, so that new atom ``i`` is
     the input's atom ``rank[i]``. Predictions do not depend on it. Hydrogens are not added; isotopes are ignored.
@@ -83,19 +107,10 @@ def featurize_molecule(smiles: str) -> tuple[str, np.ndarray, np.ndarray]:
 
 def read_molecule(smiles: str) -> Molecule:
     """As ``featurize_molecule``, with the stereo-free SMILES too."""
-    with rdBase.BlockLogs():
-        mol = _parse(smiles.strip())
-        # Written before renumbering; isomericSmiles=False leaves out isotopes as well as stereochemistry.
-        canonical = Chem.MolToSmiles(mol)
-        flat = Chem.MolToSmiles(mol, isomericSmiles=False)
-        ranks = [int(rank) for rank in Chem.CanonicalRankAtoms(mol)]
-    rows = np.array([_atom_row(atom) for atom in mol.GetAtoms()])
-    if np.abs(rows).max() > np.iinfo(np.int8).max:
-        raise ValueError("an atom with more than 127 charges or radical electrons")
-    atoms = rows.astype(np.int8)[ranks]
-    place = np.argsort(ranks)
-    ends = np.array([(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds()], np.int64).reshape(-1, 2)
-    return Molecule(canonical, flat, atoms, place[ends].astype(np.int16))
+    batch = featurize_batch([smiles])
+    if batch.error[0]:
+        raise ValueError(batch.error[0])
+    return Molecule(batch.canonical[0], batch.flat[0], batch.atoms, batch.bonds)
 
 
 def _parse(smiles: str) -> Chem.Mol:
@@ -123,21 +138,6 @@ def _fault(smiles: str) -> str:
     return f"not a valid molecule: {problems[0].Message().strip()}" if problems else "not a valid molecule"
 
 
-def _atom_row(atom: Chem.Atom) -> tuple[int, ...]:
-    degree, hydrogens = atom.GetDegree(), atom.GetTotalNumHs()
-    implicit = atom.GetValence(Chem.ValenceType.IMPLICIT)
-    return (
-        _ELEMENT_INDEX.get(atom.GetAtomicNum(), -1),
-        degree if degree <= 10 else -1,
-        implicit if implicit <= 6 else -1,
-        atom.GetFormalCharge(),
-        atom.GetNumRadicalElectrons(),
-        _HYBRIDISATION_INDEX.get(atom.GetHybridization(), -1),
-        int(atom.GetIsAromatic()),
-        hydrogens if hydrogens <= 4 else -1,
-    )
-
-
 def expand_atoms(atoms: np.ndarray) -> np.ndarray:
     """Atom categories int8 [n, 8] -> the 74 features float32 [n, 74], blocks in the order of ``ATOM_COLUMNS``."""
     blocks = []
@@ -148,30 +148,92 @@ def expand_atoms(atoms: np.ndarray) -> np.ndarray:
 
 def featurize_batch(smiles: Sequence[str]) -> MoleculeBatch:
     """Featurises strings one after the other in this process; ``error`` has the reason where one is unreadable."""
-    molecules, errors = [], []
-    for text in smiles:
-        try:
-            molecules.append(read_molecule(text))
+    texts: list[tuple[str, str]] = []
+    errors: list[str] = []
+    counts: list[tuple[int, int]] = []
+    ranks: list[int] = []
+    values: list[list[int]] = [[] for _ in _ATOM_GETTERS]
+    ends: list[list[int]] = [[], []]
+    with rdBase.BlockLogs():
+        for text in map(str.strip, smiles):
+            try:
+                mol = _parse(text)
+                # A list each, and calls through map, because these calls are most of what is not RDKit's own work.
+                atoms = [mol.GetAtomWithIdx(i) for i in range(mol.GetNumAtoms())]
+                columns = [list(map(getter, atoms)) for getter in _ATOM_GETTERS]
+                _check_range(columns)
+            except ValueError as error:
+                texts.append(("", ""))
+                errors.append(" ".join(str(error).split()))
+                counts.append((0, 0))
+                continue
+            bonds = [mol.GetBondWithIdx(i) for i in range(mol.GetNumBonds())]
+            texts.append(_write(mol, text))
             errors.append("")
-        except ValueError as error:
-            molecules.append(_UNREADABLE)
-            errors.append(" ".join(str(error).split()))
+            counts.append((len(atoms), len(bonds)))
+            ranks += Chem.CanonicalRankAtoms(mol)
+            for column, more in zip(values, columns, strict=True):
+                column += more
+            ends[0] += map(Chem.Bond.GetBeginAtomIdx, bonds)
+            ends[1] += map(Chem.Bond.GetEndAtomIdx, bonds)
+    atom_counts, bond_counts = (np.array([pair[i] for pair in counts], np.int64) for i in range(2))
+    atoms, bonds = _renumber(atom_counts, bond_counts, ranks, values, np.array(ends, np.int64).T)
     return MoleculeBatch(
-        canonical=[m.canonical for m in molecules],
-        flat=[m.flat for m in molecules],
+        canonical=[canonical for canonical, _ in texts],
+        flat=[flat for _, flat in texts],
         error=errors,
-        atom_counts=np.array([len(m.atoms) for m in molecules], np.int64),
-        atoms=np.concatenate([_UNREADABLE.atoms, *(m.atoms for m in molecules)]),
-        bond_counts=np.array([len(m.bonds) for m in molecules], np.int64),
-        bonds=np.concatenate([_UNREADABLE.bonds, *(m.bonds for m in molecules)]),
+        atom_counts=atom_counts,
+        atoms=atoms,
+        bond_counts=bond_counts,
+        bonds=bonds,
     )
 
 
-_UNREADABLE = Molecule("", "", np.zeros((0, len(ATOM_COLUMNS)), np.int8), np.zeros((0, 2), np.int16))
+def _check_range(columns: list[list[int]]) -> None:
+    charges, radicals = columns[2], columns[3]
+    if max(charges) > _MOST_CHARGES or min(charges) < -_MOST_CHARGES or max(radicals) > _MOST_CHARGES:
+        raise ValueError(f"an atom with more than {_MOST_CHARGES} charges or radical electrons")
+
+
+def _write(mol: Chem.Mol, smiles: str) -> tuple[str, str]:
+    """Canonical SMILES with and without stereochemistry and isotopes."""
+    canonical = Chem.MolToSmiles(mol)
+    # Writing again takes as long as the first time, and gives the same where there is nothing to leave out.
+    if _PLAIN(smiles) and _PLAIN(canonical):
+        return canonical, canonical
+    return canonical, Chem.MolToSmiles(mol, isomericSmiles=False)
+
+
+def _renumber(
+    atom_counts: np.ndarray, bond_counts: np.ndarray, ranks: list[int], values: list[list[int]], ends: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and bond ends [m, 2] as RDKit numbers the atoms of each molecule -> atoms and bonds in the order kept."""
+    starts = np.cumsum(atom_counts) - atom_counts
+    order = np.array(ranks, np.int64) + np.repeat(starts, atom_counts)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    first = np.repeat(starts, bond_counts)[:, None]
+    ends = ends + first
+    number, implicit, charge, radicals, hybridisation, aromatic, hydrogens = np.array(values, np.int64)
+    degree = np.bincount(ends.ravel(), minlength=len(order))
+    columns = (
+        _ELEMENT_COLUMN[number],
+        np.where(degree <= 10, degree, -1),
+        np.where(implicit <= 6, implicit, -1),
+        charge,
+        radicals,
+        _HYBRIDISATION_COLUMN[hybridisation],
+        aromatic,
+        np.where(hydrogens <= 4, hydrogens, -1),
+    )
+    atoms = np.stack(columns, axis=1).astype(np.int8)[order]
+    return atoms, (place[ends] - first).astype(np.int16, order="C")
 
 
 def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
-    """Answers pickled lists of SMILES with pickled tuples (the fields of ``MoleculeBatch``) until the input ends."""
+    """Sends True, then answers pickled lists of SMILES with pickled tuples (the fields of ``MoleculeBatch``)."""
+    pickle.dump(True, replies)  # whoever asks does the work itself until the imports above are done
+    replies.flush()
     while True:
         try:
             smiles = pickle.load(requests)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from jaxdti.data import features
 from jaxdti.data.features import build_store, encode_sequences, featurize_smiles, user_cache_dir
 from jaxdti.data.interactions import InteractionTable
-from jaxdti.data.molecules import featurize_molecule
+from jaxdti.data.molecules import featurize_batch, featurize_molecule
 from jaxdti.data.sequences import encode_sequence
 
 SMILES = ["CCO", "nonsense", "c1ccccc1", "[Zn]", "OCC", "CC(=O)[O-].[Na+]"]
@@ -64,18 +65,51 @@ def test_computed_once_then_memory_mapped(tmp_path, monkeypatch):
     assert [entry.name.split("-")[0] for entry in entries(tmp_path)] == ["molecules"]  # and no temporary one
 
 
-def test_many_processes_give_the_same_as_one(tmp_path, monkeypatch):
+@pytest.fixture
+def slow_parent(monkeypatch):
+    """One molecule a chunk, and a parent that leaves the workers time to start; holds how many chunks it did."""
+    did = []
+
+    def slow(smiles):
+        did.append(smiles)
+        time.sleep(0.1)
+        return featurize_batch(smiles)
+
+    monkeypatch.setattr(features, "CHUNK", 1)
+    monkeypatch.setattr(features, "featurize_batch", slow)
+    return did
+
+
+def test_many_processes_give_the_same_as_one(tmp_path, slow_parent):
+    smiles = [*SMILES, *("C" * n for n in range(3, 300))]
+    check_molecules(featurize_smiles(smiles, tmp_path, workers=3), smiles)
+    assert 0 < len(slow_parent) < len(smiles)  # the parent did its share and the workers theirs
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("import sys; sys.exit(3)", "worker died with exit code 3"),  # before it is ready
+        ("import sys, pickle; pickle.dump(True, sys.stdout.buffer); sys.exit(3)", "worker died with exit code 3"),
+        ("print('no pickle')", "worker died"),
+        ("import sys, pickle; pickle.dump(True, sys.stdout.buffer); pickle.dump(7, sys.stdout.buffer)", "iterable"),
+    ],
+)
+def test_a_broken_worker_is_an_error_and_leaves_nothing(tmp_path, monkeypatch, slow_parent, script, reason):
+    broken = tmp_path / "broken.py"
+    broken.write_text(script)
+    monkeypatch.setattr(features.molecules_module, "__file__", str(broken))
+    with pytest.raises((RuntimeError, TypeError), match=reason):
+        featurize_smiles(["C" * n for n in range(1, 300)], tmp_path, workers=2)
+    assert not (tmp_path / "features").exists()
+
+
+def test_a_worker_that_never_gets_ready_is_not_waited_for(tmp_path, monkeypatch):
+    sleeping = tmp_path / "sleeping.py"
+    sleeping.write_text("import time; time.sleep(600)")
+    monkeypatch.setattr(features.molecules_module, "__file__", str(sleeping))
     monkeypatch.setattr(features, "CHUNK", 2)
     check_molecules(featurize_smiles(SMILES, tmp_path, workers=2), SMILES)
-
-
-def test_a_dead_worker_is_an_error_and_leaves_nothing(tmp_path, monkeypatch):
-    broken = tmp_path / "broken.py"
-    broken.write_text("import sys; sys.exit(3)")
-    monkeypatch.setattr(features.molecules_module, "__file__", str(broken))
-    with pytest.raises(RuntimeError, match="worker died with exit code"):
-        featurize_smiles(SMILES, tmp_path, workers=2)
-    assert not (tmp_path / "features").exists()
 
 
 def test_key_depends_on_strings_order_and_versions(tmp_path, monkeypatch):

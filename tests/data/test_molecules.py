@@ -17,6 +17,7 @@ from jaxdti.data.molecules import (
     ATOM_COLUMNS,
     ATOM_FEATURES,
     ELEMENTS,
+    HYBRIDISATIONS,
     expand_atoms,
     featurize_batch,
     featurize_molecule,
@@ -127,6 +128,58 @@ def test_stereo_twins_share_flat_smiles_and_features():
     np.testing.assert_array_equal(np.sort(left.atoms, axis=0), np.sort(right.atoms, axis=0))
 
 
+FLAT = [
+    *("CCO", "C[C@H](N)C(=O)O", "F/C=C/F", "FC=CF", "C[C@@H]1CC[C@H](C)CC1", "C[C@H](C)C"),
+    *("[2H]C", "[13CH4]", "[214Pb]", "[H][H]", "[2H][2H]", "[1*]C", "[CH3:1]C", "N->[Pt]", "C~C", "C$C"),
+    *("CC[C@H](F)Cl |&1:2|", "CC |$a;b$|", "C[N+](C)(C)CC(=O)[O-]", "[Na+].[Cl-]", "C%12CCCC%12", "[nH]1cccc1"),
+]
+
+
+@pytest.mark.parametrize("smiles", FLAT)
+def test_flat_smiles_is_the_one_rdkit_writes(smiles):
+    mol = Chem.MolFromSmiles(smiles)
+    found = read_molecule(smiles)
+    assert (found.canonical, found.flat) == (Chem.MolToSmiles(mol), Chem.MolToSmiles(mol, isomericSmiles=False))
+
+
+def by_hand(smiles):
+    """Atoms and bonds by RDKit's own questions, atom by atom: the specification of the columns."""
+    mol = Chem.MolFromSmiles(smiles)
+    within = lambda number, most: number if number <= most else -1
+    rows = [
+        (
+            ELEMENTS.index(atom.GetSymbol()) if atom.GetSymbol() in ELEMENTS else -1,
+            within(atom.GetDegree(), 10),
+            within(atom.GetValence(Chem.ValenceType.IMPLICIT), 6),
+            atom.GetFormalCharge(),
+            atom.GetNumRadicalElectrons(),
+            HYBRIDISATIONS.index(atom.GetHybridization()) if atom.GetHybridization() in HYBRIDISATIONS else -1,
+            int(atom.GetIsAromatic()),
+            within(atom.GetTotalNumHs(), 4),
+        )
+        for atom in mol.GetAtoms()
+    ]
+    ranks = list(Chem.CanonicalRankAtoms(mol))
+    place = {rank: i for i, rank in enumerate(ranks)}
+    bonds = [(place[bond.GetBeginAtomIdx()], place[bond.GetEndAtomIdx()]) for bond in mol.GetBonds()]
+    return [rows[rank] for rank in ranks], bonds
+
+
+def test_columns_of_a_batch_are_rdkits_atom_by_atom():
+    hard = ["[UH6]", "[SiH4]", "[C]", "[CH2]", "[CH3-]", "S(F)(F)(F)(F)(F)F", "[H][H]", "[Fe+2]", "B(O)O", "[U-127]"]
+    smiles = [ASPIRIN, "nonsense", *FLAT, *hard]
+    batch = featurize_batch(smiles)
+    assert batch.atoms.flags.c_contiguous and batch.bonds.flags.c_contiguous  # as they are stored
+    first_atom, first_bond = 0, 0
+    for i, text in enumerate(smiles):
+        last_atom, last_bond = first_atom + batch.atom_counts[i], first_bond + batch.bond_counts[i]
+        atoms, bonds = ([], []) if text == "nonsense" else by_hand(text)
+        assert batch.atoms[first_atom:last_atom].tolist() == [list(row) for row in atoms], text
+        assert batch.bonds[first_bond:last_bond].tolist() == [list(pair) for pair in bonds], text
+        first_atom, first_bond = last_atom, last_bond
+    assert (first_atom, first_bond) == (len(batch.atoms), len(batch.bonds))
+
+
 @given(st.randoms(use_true_random=False))
 def test_the_way_a_molecule_is_written_changes_nothing_but_the_order(random):
     mol = Chem.MolFromSmiles(ASPIRIN)
@@ -161,6 +214,14 @@ def test_batch_keeps_order_and_marks_the_unreadable():
     assert len(batch.atoms) == 4 and len(batch.bonds) == 2
 
 
+def test_batch_of_nothing():
+    for smiles in ([], ["nonsense"]):
+        batch = featurize_batch(smiles)
+        assert batch.atoms.shape == (0, 8) and batch.atoms.dtype == np.int8
+        assert batch.bonds.shape == (0, 2) and batch.bonds.dtype == np.int16
+        assert batch.atom_counts.tolist() == [0] * len(smiles) and batch.atom_counts.dtype == np.int64
+
+
 def test_worker_answers_until_its_input_ends():
     requests, replies = BytesIO(), BytesIO()
     for chunk in (["CCO"], ["C", "CC"]):
@@ -168,6 +229,7 @@ def test_worker_answers_until_its_input_ends():
     requests.seek(0)
     serve(requests, replies)
     replies.seek(0)
+    assert load(replies) is True  # ready
     assert load(replies)[0] == ["CCO"]
     assert load(replies)[0] == ["C", "CC"]
 
