@@ -145,6 +145,29 @@ def _spread(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return np.array_split(rows, -(-len(rows) // batch_size)) if len(rows) else []
 
 
+def most_distinct(index: np.ndarray, rows: np.ndarray) -> int:
+    """The most distinct values of ``index`` in one batch of the table rows ``rows`` [..., B], -1 for filler.
+
+    Filler counts as the entity 0, where ``pair_batch`` points it.
+    """
+    values = np.sort(np.where(rows >= 0, index[rows], 0), axis=-1)
+    return int(1 + (np.diff(values, axis=-1) > 0).sum(-1).max(initial=0))
+
+
+def shared_proteins(table: InteractionTable, chunks: Sequence[Chunk]) -> dict[int, int]:
+    """By bucket, how many distinct proteins to encode a batch instead of one a pair, where that pays.
+
+    Where batches have at most two thirds as many proteins as pairs (measured: see benchmarks/README.md). ``chunks`` are
+    those of any epoch; the number leaves room for others, but a batch may still have more.
+    """
+    most: dict[int, int] = {}
+    for chunk in chunks:
+        most[chunk.bucket] = max(most.get(chunk.bucket, 0), most_distinct(table.protein, chunk.rows))
+    batch_size = chunks[0].rows.shape[-1] if chunks else 0
+    sizes = {bucket: _round_up(count + 2, 8) for bucket, count in most.items()}
+    return {bucket: size for bucket, size in sizes.items() if size <= 2 * batch_size / 3}
+
+
 def plan_evaluation(rows: np.ndarray, buckets: Buckets, batch_size: int) -> list[Chunk]:
     """One batch a chunk, every row once, in bucket order."""
     chunks = []

@@ -54,14 +54,12 @@ class BilinearAttention(nn.Module):
         return self.project_drug(drug, drug_mask), self.project_protein(protein, protein_mask)
 
     def __call__(
-        self, drug, protein, drug_mask, protein_mask, row_mask, rate, rows=(None, None), *, train: bool
+        self, drug, protein, drug_mask, protein_mask, row_mask, rate, protein_rows=None, *, train: bool
     ) -> Array:
-        """``rows``: int32 [B] each, the drug and the protein of each pair; None where there is one a pair."""
+        """``protein_rows``: int32 [B], the row of ``protein`` that each pair has; None where there is one a pair."""
         v, q = self.project(drug, protein, drug_mask, protein_mask, rate, train=train)
-        (v, drug_mask), (q, protein_mask) = (
-            entity if row is None else (entity[0][row], entity[1][row])
-            for entity, row in zip(((v, drug_mask), (q, protein_mask)), rows, strict=True)
-        )
+        if protein_rows is not None:
+            q, protein_mask = q[protein_rows], protein_mask[protein_rows]
         f = pooled_attention(v, q, jnp.sum(self.heads_weight(), 0), jnp.sum(self.head_bias))
         f = f / pool_size(self.pool, drug_mask, protein_mask)[:, None]
         joint = f.reshape(f.shape[0], self.joint_features, self.pool_size).sum(-1)

@@ -9,7 +9,8 @@ from jax import Array
 class MaskedBatchNorm(nn.Module):
     """Batch normalisation over all leading axes, with statistics from the valid positions only (arXiv:1502.03167).
 
-    ``y = scale * (x - mean) / sqrt(var + epsilon) + bias``; x float [..., F], mask bool [...] -> dtype of x [..., F].
+    ``y = scale * (x - mean) / sqrt(var + epsilon) + bias``; x float [..., F], mask [...] -> dtype of x [..., F].
+    The mask is bool, or float32: how often a position counts, 0 where it is not valid.
     Statistics are float32 and two-pass: the joint features of the attention layer have means near 3e5, where
     E[x^2] - E[x]^2 has no correct digit left. With nothing valid the running statistics stay as they are.
 
@@ -38,8 +39,7 @@ class MaskedBatchNorm(nn.Module):
             count = jnp.sum(weight)
             safe_count = jnp.maximum(count, 1.0)
             mean = jnp.sum(values * weight, axes) / safe_count
-            centred = (values - _align(mean, x)) * weight
-            var = jnp.sum(centred**2, axes) / safe_count
+            var = jnp.sum(weight * (values - _align(mean, x)) ** 2, axes) / safe_count
             if not self.is_initializing():
                 kept = jnp.where(count > 0, self.momentum, 1.0)
                 batch_var = var * (safe_count / jnp.maximum(safe_count - 1.0, 1.0)) if self.unbiased else var

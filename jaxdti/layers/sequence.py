@@ -23,11 +23,12 @@ class ProteinBatch(flax.struct.PyTreeNode):
 
 
 class SequenceConvolution(nn.Module):
-    """``y = BN(ReLU(conv(x)))``, stride 1; x [B, L, F], mask bool [B, L] -> [B, L', features].
+    """``y = BN(ReLU(conv(x)))``, stride 1; x [B, L, F], mask [B, L] -> [B, L', features].
 
     With ``padding="SAME"`` L' = L, position i of the result is centred on residue i (an even kernel reaches one
     further to the right), and masked positions leave as 0, so that the next convolution sees the end of a chain
-    alike however far the batch is padded.
+    alike however far the batch is padded. The mask is bool, or float32 where a residue counts more than once in the
+    statistics.
     """
 
     features: int
@@ -40,4 +41,4 @@ class SequenceConvolution(nn.Module):
     def __call__(self, x: Array, mask: Array, *, train: bool) -> Array:
         y = Convolution(self.features, self.kernel, self.padding, dtype=self.dtype, name="conv")(x)
         y = MaskedBatchNorm(unbiased=self.unbiased, name="norm")(nn.relu(y), mask, train=train)
-        return y * mask[..., None].astype(y.dtype)
+        return y * (mask > 0)[..., None].astype(y.dtype)

@@ -6,6 +6,7 @@ atom-residue pair into one joint vector, and a small network decodes it into a s
 """
 
 import flax.linen as nn
+import flax.struct
 import jax.numpy as jnp
 from jax import Array
 
@@ -19,6 +20,24 @@ from jaxdti.layers.sequence import ProteinBatch, SequenceConvolution
 LETTERS = 26  # 25 letters and 0
 REFERENCE_ATOMS = 290  # the published code pads every molecule to this many nodes,
 REFERENCE_RESIDUES = 1200  # every protein to this many residues, and masks neither
+
+
+class SharedProteins(flax.struct.PyTreeNode):
+    """P proteins that B pairs share, each encoded once.
+
+    BatchNorm counts a protein as often as pairs use it, so without dropout values and gradients equal those of one
+    protein a pair; dropout then falls on a protein, the same for all its pairs.
+    """
+
+    rows: Array  # int32 [B]; the protein of each pair
+    uses: Array  # float32 [P]; pairs that use it, 0 for filler
+
+
+def share_proteins(index: Array, row_mask: Array, size: int) -> tuple[Array, SharedProteins]:
+    """The distinct values int32 [size] of ``index`` [B], which must fit, and how the pairs use them."""
+    values, rows = jnp.unique(index, return_inverse=True, size=size, fill_value=0)
+    uses = jnp.zeros(size).at[rows].add(row_mask.astype(jnp.float32))
+    return values, SharedProteins(rows.astype(jnp.int32), uses)
 
 
 class DrugBAN(nn.Module):
@@ -67,31 +86,45 @@ class DrugBAN(nn.Module):
             h = layer(h, neighbours, mask, train=train)
         return h, mask
 
-    def encode_protein(self, protein: ProteinBatch, row_mask: Array, *, train: bool = False) -> tuple[Array, Array]:
-        """Residues [B, L, protein_features] and their mask [B, L]."""
+    def encode_protein(self, protein: ProteinBatch, uses: Array, *, train: bool = False) -> tuple[Array, Array]:
+        """Residues [B, L, protein_features] and their mask [B, L].
+
+        ``uses`` [B], bool or float32, is how often each protein counts in the statistics of BatchNorm; 0 for filler.
+        """
         x = self.embedding(protein.residues.astype(jnp.int32))
         # Letter 0 is padding or unknown: a zero vector that learns nothing.
         x = x * (protein.residues > 0)[..., None].astype(x.dtype)
         if not self.config.reference:
-            mask = protein.mask & row_mask[:, None]
-            x = x * mask[..., None].astype(x.dtype)
+            weight = protein.mask * uses[:, None]
+            x = x * (weight > 0)[..., None].astype(x.dtype)
             for layer in self.sequence_layers:
-                x = layer(x, mask, train=train)
-            return x, mask
+                x = layer(x, weight, train=train)
+            return x, weight > 0
         for layer in self.sequence_layers:
             length = x.shape[1] - layer.kernel + 1
-            x = layer(x, jnp.broadcast_to(row_mask[:, None], (x.shape[0], length)), train=train)
+            x = layer(x, jnp.broadcast_to(uses[:, None], (x.shape[0], length)), train=train)
         # The published code views the [channels, positions] memory as [positions, channels].
         x = jnp.swapaxes(x, 1, 2).reshape(x.shape)
-        return x, jnp.broadcast_to(row_mask[:, None], x.shape[:2])
+        return x, jnp.broadcast_to(uses[:, None] > 0, x.shape[:2])
 
     def __call__(
-        self, drug: DrugBatch, protein: ProteinBatch, row_mask: Array, dropout: float | Array = 0.0, *, train: bool
+        self,
+        drug: DrugBatch,
+        protein: ProteinBatch,
+        row_mask: Array,
+        dropout: float | Array = 0.0,
+        *,
+        train: bool,
+        shared: SharedProteins | None = None,
     ) -> Array:
-        """float32 [B, logits]; ``row_mask`` bool [B] is False for filler rows, whose logits mean nothing."""
+        """float32 [B, logits]; ``row_mask`` bool [B] is False for filler rows, whose logits mean nothing.
+
+        ``protein`` holds one protein a pair, or with ``shared`` each of them once.
+        """
+        uses, protein_rows = (shared.uses, shared.rows) if shared else (row_mask, None)
         atoms, atom_mask = self.encode_drug(drug, row_mask, train=train)
-        residues, residue_mask = self.encode_protein(protein, row_mask, train=train)
-        joint = self.bilinear(atoms, residues, atom_mask, residue_mask, row_mask, dropout, train=train)
+        residues, residue_mask = self.encode_protein(protein, uses, train=train)
+        joint = self.bilinear(atoms, residues, atom_mask, residue_mask, row_mask, dropout, protein_rows, train=train)
         return self.decoder(joint.astype(jnp.dtype(self.config.dtype)), row_mask, train=train)
 
     def project_drug(self, drug: DrugBatch, row_mask: Array) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxdti.config import ModelConfig
 from jaxdti.data.batches import PairBatch, Shape
-from jaxdti.models.drugban import DrugBAN
+from jaxdti.models.drugban import DrugBAN, share_proteins
 from jaxdti.training.features import DeviceFeatures
 
 Objective = Callable[
@@ -52,18 +52,27 @@ def pair_objective(
     task: str,
     features: DeviceFeatures,
     shape: Shape,
+    proteins: int | None = None,
 ) -> Objective:
-    """Plain supervised training on pairs, with what ``state.hyper_parameters`` traces."""
+    """Plain supervised training on pairs, with what ``state.hyper_parameters`` traces.
+
+    Args:
+      proteins: at least as many as a batch has distinct ones, to encode each once; None to encode one a pair.
+    """
     model = DrugBAN(config)
 
     def objective(variables: dict[str, Any], batch: PairBatch, rng: Array, hyper: dict[str, Array]):
+        protein, shared = batch.protein, None
+        if proteins is not None:
+            protein, shared = share_proteins(batch.protein, batch.row_mask, proteins)
         logits, updates = model.apply(
             variables,
             features.drugs(batch.drug, shape),
-            features.proteins(batch.protein, shape),
+            features.proteins(protein, shape),
             batch.row_mask,
             hyper["dropout"],
             train=True,
+            shared=shared,
             rngs={"dropout": rng},
             mutable=["batch_stats"],
         )

@@ -11,11 +11,13 @@ from jaxdti.data.batches import (
     Buckets,
     Shape,
     choose_buckets,
+    most_distinct,
     one_bucket,
     pair_batch,
     pair_cost,
     plan_epoch,
     plan_evaluation,
+    shared_proteins,
 )
 from jaxdti.data.interactions import FeatureStore, InteractionTable
 
@@ -193,6 +195,27 @@ def test_evaluation_takes_every_row_once_in_order(plan):
     for chunk in chunks:
         assert chunk.rows.shape == (1, batch_size)
         assert (buckets.of_row[chunk.rows[chunk.rows >= 0]] == chunk.bucket).all()
+
+
+def test_the_most_distinct_entities_of_a_batch():
+    index = np.array([4, 4, 7, 9])
+    assert most_distinct(index, np.array([[0, 1, 2], [0, 1, 0]])) == 2
+    assert most_distinct(index, np.array([[[0, 2, 3]], [[0, -1, -1]]])) == 3
+    assert most_distinct(index, np.array([[0, -1, -1]])) == 2  # filler is entity 0
+
+
+def test_proteins_are_shared_where_batches_have_few():
+    rng = np.random.default_rng(0)
+    protein = np.concatenate([rng.integers(0, 20, 300), rng.integers(0, 400, 300)])
+    table, _ = problem([3], [10] * 400, np.zeros(600, int), protein)
+    buckets = Buckets((Shape(8, 8, 32),) * 2, np.repeat([0, 1], 300).astype(np.int32), 0.0)
+    chunks = plan_epoch([np.arange(600)], buckets, 64, 2, seeds=[0], epoch=0)
+    found = shared_proteins(table, chunks)
+    assert list(found) == [0] and found[0] % 8 == 0
+    most = max(len(set(protein[b[b >= 0]])) for c in chunks if c.bucket == 0 for b in c.rows[0])
+    assert most < found[0] <= 32
+    assert shared_proteins(table, plan_epoch([np.arange(600)], buckets, 16, 2, seeds=[0], epoch=0)) == {}
+    assert shared_proteins(table, []) == {}
 
 
 def test_nothing_to_plan():

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,3 +154,16 @@ def test_initialising_leaves_the_running_statistics_alone():
     variables = MaskedBatchNorm().init(jax.random.PRNGKey(0), x, jnp.ones(4, bool), train=True)
     np.testing.assert_array_equal(variables["batch_stats"]["mean"], np.zeros(3))
     np.testing.assert_array_equal(variables["batch_stats"]["var"], np.ones(3))
+
+
+def test_weights_count_positions_as_often_as_they_say():
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(4, 3)).astype(np.float32)
+    weight = np.array([2.0, 0.0, 1.0, 3.0], np.float32)
+    repeated = np.repeat(x, weight.astype(int), axis=0)
+    layer = MaskedBatchNorm(unbiased=True)
+    variables = layer.init(jax.random.PRNGKey(0), x, weight > 0, train=False)
+    y, one = layer.apply(variables, x, weight, train=True, mutable=["batch_stats"])
+    expected, other = layer.apply(variables, repeated, np.ones(6, bool), train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(np.repeat(y, weight.astype(int), axis=0), expected, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(one, other, rtol=1e-5)
