@@ -216,7 +216,7 @@ def test_bfloat16_is_close_with_float32_parameters_and_statistics(base):
 class PerHead(BilinearAttention):
     """The published form, which builds one map a head."""
 
-    def __call__(self, drug, protein, drug_mask, protein_mask, row_mask, rate, *, train):
+    def __call__(self, drug, protein, drug_mask, protein_mask, row_mask, rate, protein_rows=None, *, train):
         v, q = self.project(drug, protein, drug_mask, protein_mask, rate, train=train)
         score = jnp.einsum("hk,bak,blk->bhal", self.heads_weight(), v, q) + self.head_bias[None, :, None, None]
         f = jnp.einsum("bak,bhal,blk->bk", v, score, q) / pool_size(self.pool, drug_mask, protein_mask)[:, None]

@@ -81,8 +81,8 @@ class OneLogitARow:
     def __init__(self, config):
         pass
 
-    def apply(self, variables, drugs, proteins, row_mask, rate, *, train, rngs, mutable):
-        assert train and mutable == ["batch_stats"] and set(rngs) == {"dropout"}
+    def apply(self, variables, drugs, proteins, row_mask, rate, *, train, shared, rngs, mutable):
+        assert train and shared is None and mutable == ["batch_stats"] and set(rngs) == {"dropout"}
         return variables["params"] * (1.0 - rate), {"batch_stats": variables["batch_stats"] + 1}
 
 
