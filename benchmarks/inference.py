@@ -1,0 +1,287 @@
+"""Scoring speed of DrugBAN: whole tables beside the published arithmetic in PyTorch, and the two forms of a pair.
+
+Every row is a process of its own, so that its memory is its own and the C allocator can be set.
+
+    JAXDTI_DATA=path/to/data python benchmarks/inference.py --json results.json
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from harness import (
+    Row,
+    malloc_environment,
+    malloc_setting,
+    parse,
+    peak_device_bytes,
+    peak_host_bytes,
+    run_peer,
+    show,
+    torch_installed,
+    write,
+)
+
+COLUMNS = (
+    *("task", "form", "chosen", "pairs", "drugs", "proteins", "malloc", "dtype", "encode_seconds", "score_seconds"),
+    *("seconds", "pairs_per_second", "pairs_per_second_encoded", "ratio_to_peer", "compile_seconds", "programs"),
+    *("peak_host_mib", "peak_device_mib"),
+)
+DATASET = "human/random"
+BATCH, BUCKETS = 64, 6  # as ``jaxdti evaluate`` and ``jaxdti predict`` score
+
+
+def main() -> None:
+    options = parse(__doc__.splitlines()[0], _extra)
+    if options.row:
+        print(json.dumps(measure(**json.loads(options.row))))
+        return
+    if not options.no_peer and not torch_installed():
+        raise SystemExit("the PyTorch peer needs torch: pip install -e '.[bench]', or give --no-peer")
+    backend = _backend()
+    rows = []
+    for malloc in ("default", "tuned"):
+        ours = [_run(setting, malloc) for setting in table_settings(options.quick)]
+        rows += ours if options.no_peer else _with_peer(ours, malloc, backend, options.quick)
+    if backend == "gpu" and not options.no_peer:
+        best = {"cached": True, "workers": 8, "compile": True, "dtype": "bfloat16", "device": "cuda"}
+        rows.append(_peer_row(run_peer("evaluate", rows=4096, malloc="tuned", batch=BATCH, **best), **best))
+    rows += [_run(setting, "tuned") for setting in form_settings(backend, options.quick)]
+    show(rows, COLUMNS)
+    write(options.json, "inference", rows, dataset=DATASET)
+
+
+def _extra(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-peer", action="store_true", help="leave out the PyTorch peer")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+
+
+def _backend() -> str:
+    # Asked elsewhere: JAX would take most of a GPU's memory here, and keep it from the rows' processes.
+    command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+def table_settings(quick: bool) -> list[Row]:
+    """The rows that stand beside the peer."""
+    standard = {"dtype": "float32", "repeats": 1 if quick else 3}
+    return [standard | {"part": part} for part in (("test",) if quick else ("all", "test"))]
+
+
+def form_settings(backend: str, quick: bool) -> list[Row]:
+    """Both forms on the same pairs, and what only an accelerator has time for."""
+    standard = {"dtype": "float32", "repeats": 1 if quick else 3}
+    sizes = ((256, 1), (64, 32)) if quick else ((2000, 1), (400, 100))
+    forms = ("pairwise", "gram")
+    found = [standard | {"drugs": d, "proteins": p, "form": form} for d, p in sizes for form in forms]
+    if backend == "cpu" or quick:
+        return found
+    large = {"drugs": 2000, "proteins": 500}
+    found += [standard | large | {"dtype": dtype, "form": form} for dtype in ("float32", "bfloat16") for form in forms]
+    return found + [standard | {"dtype": "bfloat16", "part": part} for part in ("all", "test")]
+
+
+def _run(setting: Row, malloc: str) -> Row:
+    command = [sys.executable, __file__, "--row", json.dumps(setting)]
+    done = subprocess.run(command, env=malloc_environment(malloc), stdout=subprocess.PIPE, text=True, check=True)
+    row = json.loads(done.stdout.splitlines()[-1])
+    print(f"{row['pairs_per_second']:,.1f} pairs/s, malloc {malloc}: {setting}", file=sys.stderr)
+    return row
+
+
+def _with_peer(ours: list[Row], malloc: str, backend: str, quick: bool) -> list[Row]:
+    """Our rows with their ratio to the peer, measured now with the same allocator, and the peer's row."""
+    device = "cuda" if backend == "gpu" else "cpu"
+    found = run_peer("evaluate", rows=128 if quick else 256, malloc=malloc, batch=BATCH, device=device)
+    peer = _peer_row(found)
+    print(f"{peer['pairs_per_second']:,.1f} pairs/s, malloc {malloc}: {peer['task']}", file=sys.stderr)
+    speed = peer["pairs_per_second"]
+    return [row | {"ratio_to_peer": row["pairs_per_second"] / speed} for row in ours] + [peer]
+
+
+def _peer_row(found: Row, dtype: str = "float32", **best: Any) -> Row:
+    name = "compiled, cached, autocast" if best else "published arithmetic"
+    device_bytes = found["peak_device_bytes"]
+    return {
+        "task": f"PyTorch, {name}",
+        "pairs": found["rows"],
+        "malloc": found["malloc"],
+        "dtype": dtype,
+        "seconds": found["seconds"],
+        "pairs_per_second": found["samples_per_second"],
+        "peak_host_mib": found["peak_host_bytes"] / 2**20,
+        "peak_device_mib": device_bytes / 2**20 if device_bytes else None,
+    }
+
+
+# One row, in its own process. JAX is imported where it is used: the process that starts the others needs none.
+
+
+def measure(
+    *,
+    dtype: str,
+    repeats: int,
+    part: str | None = None,
+    drugs: int = 0,
+    proteins: int = 0,
+    form: str | None = None,
+) -> Row:
+    """Scores pairs of Human with fresh weights: of ``part`` ("all" or one of the split), or all of drugs x proteins."""
+    from jaxdti.config import DataConfig, ModelConfig
+    from jaxdti.data.load import load_data
+
+    dataset = load_data(DataConfig(dataset=DATASET), "classification")
+    table, store = dataset.table, dataset.store
+    if part is not None:
+        rows = np.arange(len(table)) if part == "all" else dataset.parts[part]
+        task = "Human, all pairs" if part == "all" else f"Human, {part} part"
+    else:
+        table = every_pair(table, *some_entities(store.atom_counts, store.residue_counts, drugs, proteins))
+        rows = np.arange(len(table))
+        task = f"{proteins} protein{'s' * (proteins > 1)} × {drugs} drugs"
+    found = time_scoring(ModelConfig(dtype=dtype), table, store, rows, form=form, repeats=repeats)
+    host_bytes, device_bytes = peak_host_bytes(), peak_device_bytes()
+    return {
+        "task": task,
+        "malloc": malloc_setting(),
+        "dtype": dtype,
+        **found,
+        "peak_host_mib": host_bytes / 2**20 if host_bytes else None,
+        "peak_device_mib": device_bytes / 2**20 if device_bytes else None,
+    }
+
+
+def some_entities(atoms: np.ndarray, residues: np.ndarray, drugs: int, proteins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the drugs, drawn at random, and of the proteins, likewise; a single one is that of median length.
+
+    Raises:
+      ValueError: there are fewer.
+    """
+    if drugs > len(atoms) or proteins > len(residues):
+        raise ValueError(f"{drugs} drugs and {proteins} proteins of {len(atoms)} and {len(residues)}")
+    rng = np.random.default_rng(0)
+    drug = rng.choice(len(atoms), drugs, replace=False)
+    if proteins == 1:
+        return drug, np.argsort(residues, kind="stable")[len(residues) // 2 : len(residues) // 2 + 1]
+    return drug, rng.choice(len(residues), proteins, replace=False)
+
+
+def every_pair(table, drugs: np.ndarray, proteins: np.ndarray):
+    """The ``InteractionTable`` of each of the drugs with each of the proteins, unlabelled."""
+    drug, protein = (x.reshape(-1).astype(np.int32) for x in np.meshgrid(drugs, proteins, indexing="ij"))
+    return replace(
+        table,
+        drug=drug,
+        protein=protein,
+        label=np.full(len(drug), np.nan, np.float32),
+        part=np.full(len(drug), "table", object),
+        row=np.arange(len(drug)),
+    )
+
+
+@dataclass
+class Watch:
+    """Stands between the scorer and its encoders and choice of form."""
+
+    form: str | None  # what is used; None: what is chosen
+    chosen: str = ""
+    waiting: bool = False  # encoders wait for their states, and their seconds are counted
+    encode_seconds: float = 0.0
+
+    def encoder(self, make_encoder: Callable[..., Any]) -> Callable[..., Any]:
+        import jax
+
+        def make(*arguments):
+            encode = make_encoder(*arguments)
+
+            def watched(*arguments):
+                if not self.waiting:
+                    return encode(*arguments)
+                start = time.perf_counter()
+                states = jax.block_until_ready(encode(*arguments))
+                self.encode_seconds += time.perf_counter() - start
+                return states
+
+            return watched
+
+        return make
+
+    def choice(self, choose_form: Callable[..., str]) -> Callable[..., str]:
+        def choose(*arguments):
+            self.chosen = choose_form(*arguments)
+            return self.form or self.chosen
+
+        return choose
+
+
+def time_scoring(config, table, store, rows: np.ndarray, *, form: str | None, repeats: int) -> Row:
+    """Seconds of one call of the scorer, features on the device and programs compiled.
+
+    ``seconds`` is the median of ``repeats`` undisturbed calls. One more, whose encoders wait for their states, is
+    divided into ``encode_seconds`` and ``score_seconds``; building Gram states is encoding. ``compile_seconds`` is what
+    the first call took longer, and ``programs`` how many it compiled.
+
+    Raises:
+      RuntimeError: a later call compiled too, so that its seconds mean nothing.
+    """
+    import jax
+
+    from jaxdti.inference import scoring
+    from jaxdti.training.features import device_features
+    from jaxdti.training.state import init_variables
+
+    batch = min(BATCH, len(table))
+    variables = jax.block_until_ready(init_variables(config, 0))
+    features = jax.block_until_ready(device_features(store))
+    buckets = scoring.buckets_for(config, table, store, BUCKETS, batch)
+    watch, compiled = Watch(form), []
+
+    def listen(event: str, duration_secs: float, **ignored: str | int) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(duration_secs)
+
+    def call() -> float:
+        start = time.perf_counter()
+        scorer(variables, rows)  # a NumPy array, so it is there
+        return time.perf_counter() - start
+
+    encoder, choice = watch.encoder(scoring.make_encoder), watch.choice(scoring.choose_form)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        with mock.patch.multiple(scoring, make_encoder=encoder, choose_form=choice):
+            scorer = scoring.make_scorer(config, features, table, buckets, batch)
+            first, programs = call(), len(compiled)
+            seconds = statistics.median(call() for _ in range(repeats))
+            watch.waiting = True
+            divided = call()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    if len(compiled) > programs:
+        raise RuntimeError(f"{len(compiled) - programs} programs were compiled after the first call")
+    score_seconds = divided - watch.encode_seconds
+    return {
+        "form": form or watch.chosen,
+        "chosen": watch.chosen,
+        "pairs": len(rows),
+        "drugs": len(np.unique(table.drug[rows])),
+        "proteins": len(np.unique(table.protein[rows])),
+        "encode_seconds": watch.encode_seconds,
+        "score_seconds": score_seconds,
+        "seconds": seconds,
+        "pairs_per_second": len(rows) / seconds,
+        "pairs_per_second_encoded": len(rows) / score_seconds,  # states at hand
+        "compile_seconds": first - seconds,
+        "programs": programs,
+    }
+
+
+if __name__ == "__main__":
+    main()
