@@ -187,8 +187,8 @@ def equal_parts(members: Sequence[int], most: int) -> list[list[int]]:
 def replicas_that_fit(config: Config, dataset: Dataset) -> int:
     """How many replicas of ``config`` train together in the memory of one device; at least 1.
 
-    The training program of the largest batch shape is compiled for one and for two replicas; what the second one adds,
-    every further one is taken to add.
+    The training program of the largest batch shape is compiled for one and for two replicas, and the memory of more is
+    extrapolated from that.
 
     Raises:
       DataError: the device does not tell how much memory it has.
@@ -198,17 +198,21 @@ def replicas_that_fit(config: Config, dataset: Dataset) -> int:
     buckets = buckets_for(config.model, dataset.table, dataset.store, training.buckets, training.batch_size)
     shape = max(buckets.shapes, key=lambda shape: float(pair_cost(shape.atoms, shape.residues)))
     one, two = (_program_bytes(config, features, shape, replicas) for replicas in (1, 2))
-    budget = _memory_budget()
+    budget = _memory_budget() - sum(array.nbytes for array in jax.tree.leaves(features))
     fitting = replicas_within(one, two, budget)
-    gib = lambda size: f"{size / 2**30:.2f} GiB"
-    say(f"{fitting} settings fit together: one takes {gib(one)}, two {gib(two)}, and {gib(budget)} may be taken")
+    mib = lambda size: f"{size / 2**20:,.0f} MiB"
+    say(f"{fitting} settings fit together: one takes {mib(one)}, two {mib(two)}, and there are {mib(budget)} for them")
     return fitting
 
 
 def replicas_within(one: int, two: int, budget: int) -> int:
-    """The most replicas within ``budget`` when one and two of them take so much, and each further one as the second."""
-    each = two - one if two > one else one
-    return max(1, 1 + (budget - one) // each)
+    """The most replicas within ``budget`` bytes when one and two of them take so much; at least 1.
+
+    Each further one takes what the second one added, but no less than half of two: the program of a single replica may
+    have another form and another size.
+    """
+    each = max(two - one, -(-two // 2))
+    return 1 if budget < two else 2 + (budget - two) // each
 
 
 def sweep_table(results: SweepResults) -> list[tuple[str, ...]]:
@@ -267,7 +271,7 @@ def _scheduled_steps(config: Config, dataset: Dataset) -> int:
 
 
 def _program_bytes(config: Config, features: DeviceFeatures, shape: Shape, replicas: int) -> int:
-    """Device memory of one call of the training program: arguments, results and what it needs in between.
+    """Device memory of one call of the training program beside the features: arguments, results and intermediates.
 
     The results take the place of the arguments; counted all the same, they stand for the copy of the best weights.
     """
@@ -285,7 +289,8 @@ def _program_bytes(config: Config, features: DeviceFeatures, shape: Shape, repli
     memory = jax.jit(program, donate_argnums=0).lower(state, features, batches).compile().memory_analysis()
     if memory is None:
         raise DataError("the compiler does not tell how much memory a program takes; give --together N")
-    return memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+    shared = sum(array.nbytes for array in jax.tree.leaves(features))
+    return memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes - shared
 
 
 def _memory_budget() -> int:
