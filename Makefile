@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint
+.PHONY: demo test lint bench
 
 demo: $(INSTALLED)
 	rm -rf runs/demo
@@ -15,6 +15,13 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# A few minutes: every benchmark at a small size, the PyTorch peer included. JAXDTI_DATA must hold human/random.
+bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]' --constraint constraints.txt
+	for name in featurise train_throughput inference replicas scaling; do \
+	    $(BIN)/python benchmarks/$$name.py --quick || exit 1; \
+	done
 
 # The stamp is written last, so that an interrupted installation is repeated.
 $(INSTALLED): pyproject.toml constraints.txt
