@@ -13,9 +13,9 @@ import numpy as np
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from jaxdti.data.fingerprints import composition, ecfp4, three_mers
 from jaxdti.data.interactions import DataError, InteractionTable
 from jaxdti.evaluation.calibration import fit_threshold
-from jaxdti.evaluation.fingerprints import composition, ecfp4, three_mers
 from jaxdti.evaluation.intervals import bootstrap_interval, unseen_groups
 from jaxdti.evaluation.metrics import classification_metrics, regression_metrics
 

@@ -11,10 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from jaxdti.config import PLANTED_KINDS, PlantedConfig
+from jaxdti.data.fingerprints import composition, ecfp4
 from jaxdti.data.interactions import DataError
 from jaxdti.data.planted import GROUP_NAMES, as_interactions, describe, make_planted
 from jaxdti.evaluation.baselines import baseline_scores
-from jaxdti.evaluation.fingerprints import composition, ecfp4
 
 # Written without a look at the generator's own patterns: heteroatoms and hydrogens spelt out.
 SMARTS = {

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
 
+from jaxdti.data.fingerprints import AMINO_ACIDS, composition, ecfp4, three_mers
 from jaxdti.data.interactions import DataError
-from jaxdti.evaluation.fingerprints import AMINO_ACIDS, composition, ecfp4, three_mers
 
 SMILES = ["CC(=O)Oc1ccccc1C(=O)O", "[Mg+2]", "CN1C=NC2=C1C(=O)N(C(=O)N2C)C", "[Na+].[Cl-]"]
 
