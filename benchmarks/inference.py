@@ -225,9 +225,9 @@ class Watch:
 def time_scoring(config, table, store, rows: np.ndarray, *, form: str | None, repeats: int) -> Row:
     """Seconds of one call of the scorer, features on the device and programs compiled.
 
-    ``seconds`` is the median of ``repeats`` undisturbed calls. One more, whose encoders wait for their states, is
-    divided into ``encode_seconds`` and ``score_seconds``; building Gram states is encoding. ``compile_seconds`` is what
-    the first call took longer, and ``programs`` how many it compiled.
+    ``seconds`` is the median of ``repeats`` undisturbed calls. As many in turn with them, whose encoders wait for their
+    states, are divided into ``encode_seconds`` and ``score_seconds``, so these need not add up to ``seconds``; building
+    Gram states is encoding. ``compile_seconds`` is what the first call took longer, ``programs`` what it compiled.
 
     Raises:
       RuntimeError: a later call compiled too, so that its seconds mean nothing.
@@ -248,32 +248,34 @@ def time_scoring(config, table, store, rows: np.ndarray, *, form: str | None, re
         if event.endswith("backend_compile_duration"):
             compiled.append(duration_secs)
 
-    def call() -> float:
+    def call(waiting: bool = False) -> tuple[float, float]:
+        """Seconds of a call, and those of its encoders if they wait."""
+        watch.waiting, watch.encode_seconds = waiting, 0.0
         start = time.perf_counter()
         scorer(variables, rows)  # a NumPy array, so it is there
-        return time.perf_counter() - start
+        return time.perf_counter() - start, watch.encode_seconds
 
     encoder, choice = watch.encoder(scoring.make_encoder), watch.choice(scoring.choose_form)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         with mock.patch.multiple(scoring, make_encoder=encoder, choose_form=choice):
             scorer = scoring.make_scorer(config, features, table, buckets, batch)
-            first, programs = call(), len(compiled)
-            seconds = statistics.median(call() for _ in range(repeats))
-            watch.waiting = True
-            divided = call()
+            (first, _), programs = call(), len(compiled)
+            calls = [(call(), call(waiting=True)) for _ in range(repeats)]
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     if len(compiled) > programs:
         raise RuntimeError(f"{len(compiled) - programs} programs were compiled after the first call")
-    score_seconds = divided - watch.encode_seconds
+    seconds = statistics.median(whole for (whole, _), _ in calls)
+    encode_seconds = statistics.median(encoding for _, (_, encoding) in calls)
+    score_seconds = statistics.median(whole - encoding for _, (whole, encoding) in calls)
     return {
         "form": form or watch.chosen,
         "chosen": watch.chosen,
         "pairs": len(rows),
         "drugs": len(np.unique(table.drug[rows])),
         "proteins": len(np.unique(table.protein[rows])),
-        "encode_seconds": watch.encode_seconds,
+        "encode_seconds": encode_seconds,
         "score_seconds": score_seconds,
         "seconds": seconds,
         "pairs_per_second": len(rows) / seconds,

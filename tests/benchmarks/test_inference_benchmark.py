@@ -61,7 +61,7 @@ def test_the_scorer_is_timed_in_the_form_asked_for_or_chosen(dataset, form, expe
     monkeypatch.setattr(scoring, "_gram", noted("gram", scoring._gram))
     got = inference.time_scoring(config, table, dataset.store, rows, form=form, repeats=2)
 
-    assert used == [expected] * 4 and (got["form"], got["chosen"]) == (expected, "gram")
+    assert used == [expected] * 5 and (got["form"], got["chosen"]) == (expected, "gram")
     assert all(found.shape == (27,) and np.array_equal(found, scores[0]) for found in scores)
     assert (got["pairs"], got["drugs"], got["proteins"]) == (27, 6, 5)
     assert got["programs"] >= 3 and got["encode_seconds"] > 0 and got["score_seconds"] > 0
