@@ -19,6 +19,7 @@ from unittest import mock
 import numpy as np
 from harness import (
     Row,
+    default_backend,
     malloc_environment,
     malloc_setting,
     parse,
@@ -46,7 +47,7 @@ def main() -> None:
         return
     if not options.no_peer and not torch_installed():
         raise SystemExit("the PyTorch peer needs torch: pip install -e '.[bench]', or give --no-peer")
-    backend = _backend()
+    backend = default_backend()
     rows = []
     for malloc in ("default", "tuned"):
         ours = [_run(setting, malloc) for setting in table_settings(options.quick)]
@@ -62,12 +63,6 @@ def main() -> None:
 def _extra(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-peer", action="store_true", help="leave out the PyTorch peer")
     parser.add_argument("--row", help=argparse.SUPPRESS)
-
-
-def _backend() -> str:
-    # Asked elsewhere: JAX would take most of a GPU's memory here, and keep it from the rows' processes.
-    command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def table_settings(quick: bool) -> list[Row]:

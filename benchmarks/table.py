@@ -26,6 +26,7 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
     "inference": (
         ("task", "scoring", "{}"),
         ("form", "form", "{}"),
+        ("malloc", "malloc", "{}"),
         ("pairs", "pairs", "{:,}"),
         ("pairs_per_second", "pairs/s", "{:,.0f}"),
         ("ratio_to_peer", "× peer", "{:.1f}"),

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from harness import (
     Row,
+    default_backend,
     malloc_environment,
     malloc_setting,
     matmul_ceiling,
@@ -41,8 +42,12 @@ def main() -> None:
     if options.row:
         print(json.dumps(measure(**json.loads(options.row), profile=options.profile)))
         return
-    rows = [measured | {"model": "jaxdti"} for measured in _ours(options)]
-    rows = _with_peers(options, rows)
+    if not options.no_peer and not torch_installed():
+        raise SystemExit("the PyTorch peer needs torch: pip install -e '.[bench]', or give --no-peer")
+    backend = default_backend()
+    rows = [measured | {"model": "jaxdti"} for measured in _ours(options, backend)]
+    if not options.no_peer:
+        rows = _with_peers(rows, backend, options.quick)
     show(rows, COLUMNS)
     write(options.json, "train_throughput", rows, dataset=DATASET)
 
@@ -53,25 +58,22 @@ def _extra(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--row", help=argparse.SUPPRESS)
 
 
-def settings(quick: bool) -> list[Row]:
+def settings(backend: str, quick: bool) -> list[Row]:
     """What is measured: the first entry of each allocator setting stands beside the peer."""
-    import jax
-
-    accelerator = jax.default_backend() != "cpu"
     standard = {"batch": 64, "dtype": "float32", "buckets": 6, "samples": 512 if quick else 2048}
     both = [standard | {"malloc": malloc} for malloc in ("default", "tuned")]
     if quick:
         return both
-    if accelerator:
+    if backend != "cpu":
         batches = [standard | {"batch": n, "dtype": d} for n in (64, 256, 1024) for d in ("float32", "bfloat16")]
         return both + [row | {"malloc": "default", "samples": 16 * row["batch"]} for row in batches]
     variants = ({"batch": 16}, {"batch": 256}, {"dtype": "bfloat16", "samples": 512}, {"buckets": 1}, {"buckets": 12})
     return both + [standard | variant | {"malloc": "tuned"} for variant in variants]
 
 
-def _ours(options: argparse.Namespace) -> list[Row]:
+def _ours(options: argparse.Namespace, backend: str) -> list[Row]:
     rows = []
-    for setting in settings(options.quick):
+    for setting in settings(backend, options.quick):
         environment = malloc_environment(setting.pop("malloc"))
         command = [sys.executable, __file__, "--row", json.dumps(setting)]
         if options.profile and not rows:
@@ -82,18 +84,12 @@ def _ours(options: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def _with_peers(options: argparse.Namespace, rows: list[Row]) -> list[Row]:
+def _with_peers(rows: list[Row], backend: str, quick: bool) -> list[Row]:
     """The peers' rows after ours; ours get their ratio to the peer of the same allocator and published arithmetic."""
-    if options.no_peer:
-        return rows
-    if not torch_installed():
-        raise SystemExit("the PyTorch peer needs torch: pip install -e '.[bench]', or give --no-peer")
-    import jax
-
-    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    device = "cuda" if backend == "gpu" else "cpu"
     peers, speed = [], {}
     for malloc in ("default", "tuned"):
-        found = run_peer("train", rows=128 if options.quick else 256, malloc=malloc, batch=64, device=device)
+        found = run_peer("train", rows=128 if quick else 256, malloc=malloc, batch=64, device=device)
         speed[malloc] = found["samples_per_second"]
         peers.append(_peer_row(found, "PyTorch, published arithmetic", "float32"))
     if device == "cuda":
