@@ -36,19 +36,37 @@ def train(options: argparse.Namespace) -> int:
 
 def _guarded_train(run: Path, *, resuming: bool = False, **settings: Any) -> int:
     from jaxdti.training import run as training
+    from jaxdti.training.mesh import joined_processes
 
-    try:
-        if resuming:
-            training.resume(run)
-        else:
-            training.train(settings["config"], run, overwrite=settings["overwrite"])
-    except training.Interrupted as stop:
-        print(f"saved; continue with: jaxdti train --resume {run}", file=sys.stderr)
-        return 128 + stop.signal
-    except training.NonFiniteLoss as error:
-        print(f"jaxdti: error: {error}", file=sys.stderr)
-        return NON_FINITE
+    config = settings.get("config")
+    if resuming and (run / "config.yaml").is_file():  # without it, ``resume`` says what is wrong
+        config = load_config(run / "config.yaml")
+    with joined_processes(config is not None and config.training.distributed) as lead:
+        tell = lambda line: print(line, file=sys.stderr) if lead else None
+        try:
+            if not lead:
+                _train_along(config, run)
+            elif resuming:
+                training.resume(run)
+            else:
+                training.train(settings["config"], run, overwrite=settings["overwrite"])
+        except training.Interrupted as stop:
+            tell(f"saved; continue with: jaxdti train --resume {run}")
+            return 128 + stop.signal
+        except training.NonFiniteLoss as error:
+            tell(f"jaxdti: error: {error}")
+            return NON_FINITE
     return 0
+
+
+def _train_along(config: Any, run: Path) -> None:
+    """The part of all processes but the first, which alone evaluates and writes."""
+    from jaxdti.data.load import load_data
+    from jaxdti.training.loop import Replica
+    from jaxdti.training.run import fit_replicas, single_configs
+
+    dataset = load_data(config.data, config.task)
+    fit_replicas([Replica(alone, dataset.parts) for alone in single_configs(config)], dataset, run)
 
 
 def sweep(options: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from jaxdti.config_tree import Leaf, branches_of, build, check_keys, leaves_of, 
 from jaxdti.data.interactions import DataError
 
 TASKS = ("classification", "regression")
-SPLITS = ("random", "cold_drug", "cold_protein", "cold_both", "scaffold")
+SPLITS = ("random", "cold_drug", "cold_protein", "cold_both", "scaffold", "cluster")
 POOLS = ("sum", "mean", "sqrt")
 DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("adam", "adamw")
@@ -90,9 +90,13 @@ class DataConfig:
     label_column: str | None = None
     """column of labels; likewise"""
     split: str = "random"
-    """random | cold_drug | cold_protein | cold_both | scaffold, for data.table"""
+    """random | cold_drug | cold_protein | cold_both | scaffold | cluster, for data.table"""
     split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    """shares of train, validation and test"""
+    """shares of train, validation and test; cluster: of validation in the source, of test in the target"""
+    cluster_threshold: float = 0.5
+    """cluster: largest distance that joins two drugs (ECFP4, Jaccard) or two proteins (3-mers, cosine)"""
+    target_share: float = 0.4
+    """cluster: share of the drug clusters, and of the protein clusters, that are the target domain"""
     split_seed: int = 0
     """of the split"""
     split_file: str | None = None
@@ -107,6 +111,8 @@ class DataConfig:
     """regression, same pair measured again: keep | mean"""
     cache_dir: str | None = None
     """features; default: the user cache directory"""
+    device_gib: float = 4.0
+    """features larger than this stay on the host, and every chunk gets its own"""
     planted: PlantedConfig = field(default_factory=PlantedConfig)
 
     def __post_init__(self):
@@ -116,6 +122,9 @@ class DataConfig:
         _between("data.max_residues", self.max_residues, 9, 10_000)
         _between("data.max_rejected", self.max_rejected, 0.0, 1.0)
         _between("data.split_seed", self.split_seed, 0)
+        _between("data.cluster_threshold", self.cluster_threshold, 0.0, 1.0)
+        _between("data.target_share", self.target_share, 0.0, 1.0)
+        _between("data.device_gib", self.device_gib, 0)
         shares = self.split_fractions
         if len(shares) != 3 or not (abs(sum(shares) - 1) <= 1e-6 and min(shares) >= 0):
             raise ValueError(f"data.split_fractions={shares!r}: three shares that sum to 1 are expected")
@@ -197,6 +206,8 @@ class TrainingConfig:
     """distinct batch shapes at most"""
     chunk_steps: int | None = None
     """steps of one program call; default: 1 on CPU, 16 on accelerators"""
+    distributed: bool = False
+    """join other processes, found by Slurm, TPU pod or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID"""
 
     def __post_init__(self):
         _choose("training.optimizer", self.optimizer, OPTIMIZERS)

@@ -18,11 +18,15 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every file it
 class Checkpoints:
     """Saves and restores under ``directory``; the last two steps are kept.
 
-    A step is written under a temporary name and renamed, so that a kill leaves the earlier step intact.
+    A step is written under a temporary name and renamed, so that a kill leaves the earlier step intact. Of several
+    processes one saves, and gives NumPy arrays; each restores for itself.
     """
 
     def __init__(self, directory: Path):
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        directory.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, enable_async_checkpointing=False, create=False, multiprocessing_options=_alone()
+        )
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def save(self, step: int, state: Any, best: Any, progress: dict[str, Any]) -> None:
@@ -56,6 +60,12 @@ class Checkpoints:
         self._manager.close()
 
 
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Orbax must not wait for the other processes of a run: they write nothing."""
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix=str(me))
+
+
 @contextlib.contextmanager
 def open_checkpoints(directory: Path) -> Iterator[Checkpoints]:
     checkpoints = Checkpoints(directory)
@@ -67,8 +77,8 @@ def open_checkpoints(directory: Path) -> Iterator[Checkpoints]:
 
 def save_weights(directory: Path, variables: Any) -> None:
     """Writes the weights of a finished or imported run, atomically, replacing earlier ones."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(directory.absolute(), variables, force=True)
+    with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
+        checkpointer.save(directory.absolute(), jax.device_get(variables), force=True)
 
 
 def load_weights(directory: Path, like: Any) -> Any:
@@ -82,7 +92,7 @@ def load_weights(directory: Path, like: Any) -> Any:
             f"{directory}: no trained weights here; expected the run directory of a finished `jaxdti train`"
         )
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), like)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
         try:
             stored = checkpointer.metadata(directory.absolute()).item_metadata
             if stored is None:

@@ -1,5 +1,7 @@
 """Features on the device, once: batches are gathered there by index, at the shape of their bucket."""
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxdti.data.batches import Shape
+from jaxdti.data.batches import PairBatch, Shape
 from jaxdti.data.interactions import FeatureStore
 from jaxdti.layers.graph import DrugBatch
 from jaxdti.layers.sequence import ProteinBatch
@@ -48,8 +50,8 @@ def _ragged(offsets: Array, index: ArrayLike, width: int) -> tuple[Array, Array]
     return start[:, None] + jnp.arange(width)[None, :], offsets[index + 1] - start
 
 
-def device_features(store: FeatureStore) -> DeviceFeatures:
-    """Copies the store to the default device.
+def host_features(store: FeatureStore) -> DeviceFeatures:
+    """The store in the layout of the device, still on the host.
 
     Raises:
       ValueError: more than 2^31 - 1 atoms, bonds or residues, which int32 offsets cannot address.
@@ -62,16 +64,75 @@ def device_features(store: FeatureStore) -> DeviceFeatures:
         if offsets[-1] > np.iinfo(np.int32).max:
             raise ValueError(f"{offsets[-1]:,} {name}: int32 offsets address at most 2^31 - 1; split the table")
 
-    def put(values: np.ndarray, dtype: type) -> Array:
+    def narrow(values: np.ndarray, dtype: type) -> Any:
         values = np.asarray(values, dtype)
         # A gather needs at least one row, also where no drug has a bond.
-        return jax.device_put(values if len(values) else np.zeros((1, *values.shape[1:]), dtype))
+        return values if len(values) else np.zeros((1, *values.shape[1:]), dtype)
 
     return DeviceFeatures(
-        atoms=put(store.atoms, np.int8),
-        atom_offsets=put(store.atom_offsets, np.int32),
-        bonds=put(store.bonds, np.int16),
-        bond_offsets=put(store.bond_offsets, np.int32),
-        residues=put(store.residues, np.uint8),
-        residue_offsets=put(store.residue_offsets, np.int32),
+        atoms=narrow(store.atoms, np.int8),
+        atom_offsets=narrow(store.atom_offsets, np.int32),
+        bonds=narrow(store.bonds, np.int16),
+        bond_offsets=narrow(store.bond_offsets, np.int32),
+        residues=narrow(store.residues, np.uint8),
+        residue_offsets=narrow(store.residue_offsets, np.int32),
     )
+
+
+def device_features(store: FeatureStore) -> DeviceFeatures:
+    """Copies the store to the default device; errors as ``host_features``."""
+    return jax.device_put(host_features(store))
+
+
+def feature_bytes(store: FeatureStore) -> int:
+    """What ``device_features`` takes."""
+    rows = 8 * len(store.atoms) + 4 * len(store.bonds) + len(store.residues)
+    return rows + 4 * (len(store.atom_offsets) + len(store.bond_offsets) + len(store.residue_offsets))
+
+
+def chunk_features(store: FeatureStore, batch: PairBatch, shape: Shape) -> tuple[DeviceFeatures, PairBatch]:
+    """The features of one batch or stack of batches alone, for stores that are larger than the device, on the host.
+
+    Args:
+      batch: arrays [...]; no valid pair is larger than ``shape``.
+
+    Returns:
+      Features of as many drugs and proteins as ``batch`` has pairs, at most, each once; their arrays have one size for
+      every batch of that form and shape. And the batch with indices into them, filler at an entity that is there.
+    """
+    drugs, drug = _distinct(batch.drug, batch.row_mask)
+    proteins, protein = _distinct(batch.protein, batch.row_mask)
+    pairs = batch.drug.size
+    atoms, atom_offsets = _chosen(store.atoms, store.atom_offsets, drugs, pairs, shape.atoms)
+    bonds, bond_offsets = _chosen(store.bonds, store.bond_offsets, drugs, pairs, shape.bonds)
+    residues, residue_offsets = _chosen(store.residues, store.residue_offsets, proteins, pairs, shape.residues)
+    features = DeviceFeatures(
+        atoms=atoms.astype(np.int8, copy=False),
+        atom_offsets=atom_offsets,
+        bonds=bonds.astype(np.int16, copy=False),
+        bond_offsets=bond_offsets,
+        residues=residues.astype(np.uint8, copy=False),
+        residue_offsets=residue_offsets,
+    )
+    return features, batch.replace(drug=drug, protein=protein)
+
+
+def _distinct(index: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct entities of the valid places, and int32 positions in them of the shape of ``index``, 0 elsewhere."""
+    entities, position = np.unique(index[valid], return_inverse=True)
+    positions = np.zeros(index.shape, np.int32)
+    positions[valid] = position
+    return entities, positions
+
+
+def _chosen(values: np.ndarray, offsets: np.ndarray, entities: np.ndarray, count: int, width: int) -> tuple[Any, Any]:
+    """Rows of the entities, filled up to ``count * width``, and int32 offsets [count + 1]."""
+    start, lengths = offsets[entities], offsets[entities + 1] - offsets[entities]
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    rows = np.arange(total) + np.repeat(start - (ends - lengths), lengths)
+    chosen = np.zeros((count * width, *values.shape[1:]), values.dtype)
+    chosen[:total] = values[rows]
+    placed = np.full(count + 1, total, np.int32)
+    placed[0], placed[1 : len(ends) + 1] = 0, ends
+    return chosen, placed

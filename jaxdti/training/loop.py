@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -13,14 +14,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jaxdti.config import Config
-from jaxdti.data.batches import Buckets, Chunk, PairBatch, pair_batch, plan_epoch
-from jaxdti.data.interactions import InteractionTable
+from jaxdti.data.batches import Buckets, Chunk, PairBatch, Shape, pair_batch, plan_epoch
+from jaxdti.data.interactions import FeatureStore, InteractionTable
 from jaxdti.evaluation.metrics import classification_metrics, regression_metrics
 from jaxdti.inference.scoring import Scorer
 from jaxdti.training.checkpoints import Checkpoints
-from jaxdti.training.features import DeviceFeatures
+from jaxdti.training.features import DeviceFeatures, chunk_features
+from jaxdti.training.mesh import (
+    BATCHES,
+    REPLICATED,
+    STATES,
+    is_lead,
+    largest,
+    make_mesh,
+    of_lead,
+    over_replicas,
+    put,
+    take_replica,
+    to_host,
+)
 from jaxdti.training.objectives import pair_objective
 from jaxdti.training.state import TrainState
 from jaxdti.training.step import make_chunk, make_train_step
@@ -28,6 +43,8 @@ from jaxdti.training.step import make_chunk, make_train_step
 SELECTION = {"classification": "auroc", "regression": "concordance_index"}
 _ADVICE = "The last checkpoint, if any, is from before; try a lower training.learning_rate or training.clip_norm=1"
 _CONTACT_SECONDS = 2.0  # between two looks at the device inside an epoch
+_CONTACT_CHUNKS = 16  # likewise of several processes, whose clocks differ and which have to look at the same time
+_IN_FLIGHT = 2  # chunks whose own features are on the device: one runs, one waits
 
 
 class NonFiniteLoss(RuntimeError):
@@ -112,7 +129,7 @@ def class_weights(table: InteractionTable, replica: Replica) -> tuple[float, flo
 def fit(
     replicas: Sequence[Replica],
     table: InteractionTable,
-    features: DeviceFeatures,
+    features: DeviceFeatures | FeatureStore,
     buckets: Buckets,
     scorer: Scorer,
     tx: optax.GradientTransformation,
@@ -128,10 +145,11 @@ def fit(
     A replica that has stopped or failed gets filler rows from then on, which leave it as it is.
 
     Args:
+      features: replicated over the mesh; a store is left on the host, and every chunk takes its own part along.
       state, best: of all replicas, stacked on axis 0.
 
     Returns:
-      The last state, the variables of the best validation epochs, and the completed progress.
+      The last state and the variables of the best validation epochs, spread over the mesh, and the completed progress.
 
     Raises:
       NonFiniteLoss: all replicas have failed; of a single one, the step and the rows of its batch are named. Nothing
@@ -140,11 +158,17 @@ def fit(
     """
     training = replicas[0].config.training
     steps = training.chunk_steps or chunk_steps()
-    run_chunk = _chunk_programs(replicas[0].config, features, buckets, tx, report)
+    mesh = make_mesh(len(replicas), training.batch_size)
+    run_chunk = _chunk_programs(replicas[0].config, features, buckets, tx, mesh, report)
+    state, best = put((state, best), mesh, STATES)
     rows, seeds = [replica.parts["train"] for replica in replicas], [r.config.training.seed for r in replicas]
 
     def save() -> None:
-        checkpoints.save(_updates(state), state, best, asdict(progress))
+        # Of several processes the first one writes, and it holds a part of the arrays only.
+        arrays, kept = (state, best) if jax.process_count() == 1 else to_host((state, best))
+        updates = _updates(state)
+        if is_lead():
+            checkpoints.save(updates, arrays, kept, asdict(progress))
 
     with _stop_signals() as stopped:
         while progress.epoch < training.epochs and any(active := _active(progress, training.patience)):
@@ -158,7 +182,7 @@ def fit(
                 progress.chunk += 1
                 now = time.perf_counter()
                 last = progress.chunk == len(chunks)
-                if not (last or stopped or now - contact > _CONTACT_SECONDS):
+                if not (last or _look_is_due(progress.chunk, now - contact, stopped)):
                     continue
                 _collect(progress, pending)
                 _check_finite(state, progress, table, chunks, report)
@@ -166,13 +190,13 @@ def fit(
                 progress.seconds += contact - started
                 started = contact
                 report.update(_progress_line(progress, training.epochs, sum(len(r) for r in rows)))
-                if stopped and not last:
+                if not last and (number := _stop_signal(stopped)):
                     save()
-                    raise Interrupted(stopped[0])
-            best = _finish_epoch(replicas, table, scorer, state, best, progress, active, report)
+                    raise Interrupted(number)
+            best = _finish_epoch(replicas, table, scorer, state, best, progress, active, mesh, report)
             save()
-            if stopped:
-                raise Interrupted(stopped[0])
+            if number := _stop_signal(stopped):
+                raise Interrupted(number)
     return state, best, progress
 
 
@@ -182,9 +206,21 @@ def _active(progress: Progress, patience: int | None) -> list[bool]:
     return [member.failed is None and not waited(member) for member in progress.members]
 
 
+def _look_is_due(chunk: int, seconds: float, stopped: list[int]) -> bool:
+    """Whether the host looks at the device after ``chunk`` chunks, ``seconds`` since it last did."""
+    if jax.process_count() > 1:
+        return chunk % _CONTACT_CHUNKS == 0
+    return bool(stopped) or seconds > _CONTACT_SECONDS
+
+
+def _stop_signal(stopped: list[int]) -> int:
+    """The signal that has reached any of the processes, 0 for none."""
+    return largest(stopped[0] if stopped else 0)
+
+
 def _updates(state: TrainState) -> int:
     """The number of a checkpoint: chunks of work never lower it, whichever replicas have stopped."""
-    return int(np.sum(np.asarray(state.step)))
+    return int(np.sum(to_host(state.step)))
 
 
 def chunk_steps() -> int:
@@ -192,26 +228,47 @@ def chunk_steps() -> int:
     return 1 if jax.default_backend() == "cpu" else 16
 
 
-def _chunk_programs(config: Config, features, buckets: Buckets, tx, report: Reporter):
+def _chunk_programs(
+    config: Config,
+    features: DeviceFeatures | FeatureStore,
+    buckets: Buckets,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    report: Reporter,
+):
     """``run(state, bucket, batches)``: the compiled program of the bucket, compiled and reported at first use."""
     compiled = {}
+    running: deque[jax.Array] = deque()
+
+    def place(batches: PairBatch, shape: Shape) -> tuple[DeviceFeatures, PairBatch]:
+        if not isinstance(features, FeatureStore):
+            return features, put(batches, mesh, BATCHES)
+        chosen, batches = chunk_features(features, batches, shape)
+        # Programs are only queued, so the lines above ran beside the device. Without a limit a fast host would queue a
+        # whole epoch of features there.
+        if len(running) == _IN_FLIGHT:
+            jax.block_until_ready(running.popleft())
+        return put(chosen, mesh, REPLICATED), put(batches, mesh, BATCHES)
 
     def run(state: TrainState, bucket: int, batches: PairBatch) -> tuple[TrainState, dict[str, jax.Array]]:
-        batches = jax.device_put(batches)
+        shape = buckets.shapes[bucket]
+        chosen, batches = place(batches, shape)
         if bucket not in compiled:
-            shape = buckets.shapes[bucket]
 
             def program(state, features, batches):
                 step = make_train_step(pair_objective(config.model, config.task, features, shape), tx)
                 return jax.vmap(make_chunk(step))(state, batches)
 
             start = time.perf_counter()
-            compiled[bucket] = jax.jit(program, donate_argnums=0).lower(state, features, batches).compile()
+            compiled[bucket] = over_replicas(program, mesh).lower(state, chosen, batches).compile()
             replicas, steps, size = batches.drug.shape
             together = f"{replicas} replicas x " if replicas > 1 else ""
             name = f"{together}{steps} x {size} pairs of {shape.atoms} atoms, {shape.residues} residues"
             report.compiled(name, time.perf_counter() - start)
-        return compiled[bucket](state, features, batches)
+        state, metrics = compiled[bucket](state, chosen, batches)
+        if isinstance(features, FeatureStore):
+            running.append(metrics["loss"])
+        return state, metrics
 
     return run
 
@@ -230,7 +287,7 @@ def _check_finite(
     state: TrainState, progress: Progress, table: InteractionTable, chunks: list[Chunk], report: Reporter
 ) -> None:
     """Gives up the replicas that have recorded a bad step; ``chunks`` are those of the whole epoch."""
-    for i, first_bad in enumerate(jax.device_get(state.first_bad)):
+    for i, first_bad in enumerate(to_host(state.first_bad)):
         member = progress.members[i]
         if first_bad < 0 or member.failed:
             continue
@@ -261,16 +318,15 @@ def _give_up(progress: Progress, replica: int, reason: str, report: Reporter) ->
     report.failed(replica, reason)
 
 
-@jax.jit
-def _variables_of(state: TrainState, replica: jax.Array) -> dict[str, Any]:
-    return jax.tree.map(lambda x: x[replica], {"params": state.params, "batch_stats": state.batch_stats})
+def _variables(state: TrainState) -> dict[str, Any]:
+    return {"params": state.params, "batch_stats": state.batch_stats}
 
 
 @partial(jax.jit, donate_argnums=0)
 def _keep(best: dict[str, Any], state: TrainState, better: jax.Array) -> dict[str, Any]:
     """The variables of the state for the replicas that are ``better``, bool [R]; a copy, as states are donated."""
     pick = lambda old, new: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-    return jax.tree.map(pick, best, {"params": state.params, "batch_stats": state.batch_stats})
+    return jax.tree.map(pick, best, _variables(state))
 
 
 def _finish_epoch(
@@ -281,6 +337,7 @@ def _finish_epoch(
     best: dict[str, Any],
     progress: Progress,
     active: list[bool],
+    mesh: Mesh,
     report: Reporter,
 ) -> dict[str, Any]:
     """Validates the active replicas, keeps the best weights of each, records the epoch.
@@ -291,11 +348,11 @@ def _finish_epoch(
     """
     start = time.perf_counter()
     better, records = np.zeros(len(replicas), bool), []
-    steps = jax.device_get(state.step)
+    steps = to_host(state.step)
     for i, (replica, member) in enumerate(zip(replicas, progress.members, strict=True)):
         if not active[i] or member.failed:
             continue
-        scores = scorer(_variables_of(state, np.int32(i)), replica.parts["validation"])
+        scores = of_lead(scorer(take_replica(_variables(state), i, mesh), replica.parts["validation"]))
         if bad := int(np.sum(~np.isfinite(scores))):
             reason = (
                 f"step {steps[i] - 1} (epoch {progress.epoch + 1}, its last): {bad} of {len(scores)} validation "
@@ -312,7 +369,7 @@ def _finish_epoch(
             member.best_value = float(value) if np.isfinite(value) else None
             member.best_epoch = progress.epoch + 1
         records.append((i, metrics))
-    best = _keep(best, state, better)
+    best = _keep(best, state, put(better, mesh, STATES))
     progress.seconds += time.perf_counter() - start
     for i, metrics in records:
         member = progress.members[i]

@@ -6,12 +6,14 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -24,18 +26,20 @@ from jaxdti.data.named import write_json
 from jaxdti.data.splits import table_identity, write_split
 from jaxdti.inference.scoring import buckets_for, make_scorer
 from jaxdti.training.checkpoints import open_checkpoints
-from jaxdti.training.features import device_features
+from jaxdti.training.features import device_features, feature_bytes, host_features
 from jaxdti.training.loop import (
     Interrupted,
     Member,
     NonFiniteLoss,
     Progress,
     Replica,
+    Reporter,
     class_weights,
     fit,
     label_scale,
     restored_progress,
 )
+from jaxdti.training.mesh import REPLICATED, is_lead, local, make_mesh, put, take_replica
 from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.report import RunReporter, say
 from jaxdti.training.results import Fitted, write_results
@@ -178,32 +182,66 @@ def single_configs(config: Config) -> list[Config]:
 
 
 def fit_replicas(replicas: Sequence[Replica], dataset: Dataset, output: Path) -> Fitted:
-    """Trains the replicas together, with checkpoints and metrics under ``output``; continues what was begun there."""
+    """Trains the replicas together, with checkpoints and metrics under ``output``; continues what was begun there.
+
+    With ``training.distributed`` every process calls this; the first one alone writes and prints, all of them read.
+
+    Raises:
+      DataError: the batch does not divide over the devices, or the processes have not joined.
+      NonFiniteLoss, Interrupted: as ``train``.
+    """
     config, table = replicas[0].config, dataset.table
     training = config.training
+    if training.distributed and not jax.distributed.is_initialized():
+        raise DataError("training.distributed: call jaxdti.training.mesh.join_processes() before any other JAX call")
+    tell = say if is_lead() else lambda line: None
     if any(np.ptp(table.label[replica.parts["validation"]]) == 0 for replica in replicas):
-        say("warning: all validation labels are equal: no epoch can be chosen, so the weights of the last one are kept")
-    features = device_features(dataset.store)
+        tell(
+            "warning: all validation labels are equal: no epoch can be chosen, so the weights of the last one are kept"
+        )
+    mesh = make_mesh(len(replicas), training.batch_size)
+    size = feature_bytes(dataset.store) / 2**30
+    if size > config.data.device_gib:
+        tell(
+            f"features ({size:.3g} GiB) are larger than data.device_gib={config.data.device_gib}: training brings each "
+            "chunk its own; scoring still puts all of them on one device"
+        )
+        features, scored = dataset.store, device_features(dataset.store)
+    else:
+        features = put(host_features(dataset.store), mesh, REPLICATED)
+        scored = local(features)
     buckets = buckets_for(config.model, table, dataset.store, training.buckets, training.batch_size)
-    say(_describe_buckets(buckets))
-    scorer = make_scorer(config.model, features, table, buckets, training.batch_size)
+    tell(_describe_buckets(buckets))
+    scorer = make_scorer(config.model, scored, table, buckets, training.batch_size)
     tx = make_optimizer(training, steps_per_epoch(replicas[0], buckets))
     hyper = [hyper_parameters(r.config, class_weights(table, r), label_scale(table, r)) for r in replicas]
     state = init_replicas(config.model, tx, [r.config.training.seed for r in replicas], hyper)
-    best = jax.tree.map(lambda x: x.copy(), {"params": state.params, "batch_stats": state.batch_stats})
+    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))  # one program, not one for each shape
+    best = copy({"params": state.params, "batch_stats": state.batch_stats})
     progress = Progress([Member() for _ in replicas])
     with open_checkpoints(output / "checkpoints") as checkpoints:
         if checkpoints.latest() is not None:
             state, best, saved = checkpoints.restore(state, best)
             progress = restored_progress(saved)
-            say(f"resuming after epoch {progress.epoch}, chunk {progress.chunk}")
-        histories = [member.history for member in progress.members]
-        with RunReporter(output, histories, training.epochs, config.output.tensorboard) as report:
+            tell(f"resuming after epoch {progress.epoch}, chunk {progress.chunk}")
+        with _reporting(output, progress, config) as report:
             _, best, progress = fit(
-                replicas, table, features, buckets, scorer, tx, state, best, progress, checkpoints, report.reporter()
+                replicas, table, features, buckets, scorer, tx, state, best, progress, checkpoints, report
             )
-    members = [jax.tree.map(lambda x, i=i: x[i], best) for i in range(len(replicas))]
+    members = [take_replica(best, i, mesh) for i in range(len(replicas))]
     return Fitted(replicas, scorer, members, progress)
+
+
+@contextmanager
+def _reporting(output: Path, progress: Progress, config: Config) -> Iterator[Reporter]:
+    """The reporter of the first process; those of the others are silent."""
+    if not is_lead():
+        silent = lambda *_: None
+        yield Reporter(update=silent, epoch=silent, failed=silent, compiled=silent)
+        return
+    histories = [member.history for member in progress.members]
+    with RunReporter(output, histories, config.training.epochs, config.output.tensorboard) as report:
+        yield report.reporter()
 
 
 def steps_per_epoch(replica: Replica, buckets: Buckets) -> int:

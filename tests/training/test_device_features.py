@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdti.data.batches import Shape
+from jaxdti.data.batches import PairBatch, Shape
 from jaxdti.data.interactions import FeatureStore
-from jaxdti.training.features import DeviceFeatures, device_features
+from jaxdti.training.features import DeviceFeatures, chunk_features, device_features, feature_bytes
 
 ATOM_COUNTS = (3, 1, 5)
 BOND_COUNTS = (2, 0, 5)
@@ -86,3 +86,36 @@ def test_more_than_int32_can_address_is_refused(name):
     ends[-1] = 2**31
     with pytest.raises(ValueError, match=f"2,147,483,648 {name}: int32 offsets"):
         device_features(FeatureStore(**(vars(source) | {f"{name[:-1]}_offsets": ends})))
+
+
+@pytest.mark.parametrize("valid", [(True,) * 6, (True, False, True, True, False, True), (False,) * 6])
+def test_features_of_a_chunk_alone_give_the_gathers_of_the_whole_store(valid):
+    source, shape, valid = store(), SHAPES[0], np.array(valid).reshape(2, 3)
+    drug, protein = np.int32([[2, 0, 1], [2, 1, 0]]), np.int32([[1, 2, 0], [1, 1, 2]])
+    batch = PairBatch(drug=drug, protein=protein, label=np.float32(drug), row_mask=valid)
+    features, local = chunk_features(source, batch, shape)
+    assert local.drug.dtype == local.protein.dtype == np.int32 and local.drug.shape == (2, 3)
+    sizes = {name: (leaf.shape, str(leaf.dtype)) for name, leaf in vars(features).items()}
+    assert sizes == {
+        "atoms": ((6 * 5, 8), "int8"),
+        "atom_offsets": ((7,), "int32"),
+        "bonds": ((6 * 5, 2), "int16"),
+        "bond_offsets": ((7,), "int32"),
+        "residues": ((6 * 7,), "uint8"),
+        "residue_offsets": ((7,), "int32"),
+    }
+    found = jax.device_get(gather(jax.device_put(features), local.drug[valid], local.protein[valid], shape))
+    expected = jax.device_get(gather(device_features(source), drug[valid], protein[valid], shape))
+    for kind in (0, 1):
+        for name, values in vars(expected[kind]).items():
+            mine, (rows, *_) = getattr(found[kind], name), values.shape
+            if name in ("atoms", "bonds"):  # past an entity's end is somebody else's
+                count = expected[kind].atom_count if name == "atoms" else expected[kind].bond_count
+                for row in range(rows):
+                    np.testing.assert_array_equal(mine[row, : count[row]], values[row, : count[row]])
+            else:
+                np.testing.assert_array_equal(mine, values)
+
+
+def test_the_size_of_features_is_that_of_their_arrays():
+    assert feature_bytes(store()) == sum(leaf.nbytes for leaf in jax.tree.leaves(device_features(store())))

@@ -1,0 +1,225 @@
+"""Replicas and batches spread over devices give the numbers of one device; what the host and the devices exchange."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from jaxdti.config import save_config
+from jaxdti.data.interactions import DataError
+from jaxdti.data.load import load_data
+from jaxdti.training import loop
+from jaxdti.training import run as run_module
+from jaxdti.training.loop import Replica
+from jaxdti.training.mesh import STATES, join_processes, make_mesh, put, take_replica
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Plain gradient descent with small steps: Adam turns rounding of vanishing gradients into whole steps.
+SCRIPT = """
+import json, re, sys
+from pathlib import Path
+import jaxdti, jax, numpy as np, optax
+jax.config.update("jax_default_matmul_precision", "highest")
+from jax.sharding import Mesh
+from jaxdti.config import load_config
+from jaxdti.data.batches import Shape, pair_batch
+from jaxdti.data.interactions import DataError
+from jaxdti.data.load import load_data
+from jaxdti.training.features import host_features
+from jaxdti.training.mesh import BATCHES, REPLICATED, STATES, make_mesh, over_replicas, put, take_replica
+from jaxdti.training.objectives import pair_objective
+from jaxdti.training.state import hyper_parameters, init_replicas
+from jaxdti.training.step import make_chunk, make_train_step
+
+config = load_config(Path(sys.argv[1]))
+data = load_data(config.data, config.task)
+shape, tx = Shape(16, 16, 64), optax.with_extra_args_support(optax.sgd(1e-4))
+
+def program(state, features, batches):
+    step = make_train_step(pair_objective(config.model, config.task, features, shape), tx)
+    return jax.vmap(make_chunk(step))(state, batches)
+
+def run(replicas, mesh):
+    state = init_replicas(config.model, tx, range(replicas), [hyper_parameters(config)] * replicas)
+    state, features = put(state, mesh, STATES), put(host_features(data.store), mesh, REPLICATED)
+    rng, losses, compiled = np.random.default_rng(0), [], None
+    for _ in range(2):
+        rows = np.stack([rng.permutation(44)[:16].reshape(2, 8) for _ in range(replicas)])
+        rows[:, 1, 5:] = -1
+        batches = put(pair_batch(data.table, rows), mesh, BATCHES)
+        compiled = compiled or over_replicas(program, mesh).lower(state, features, batches).compile()
+        state, metrics = compiled(state, features, batches)
+        losses.append(jax.device_get(metrics["loss"]))
+    taken = take_replica(state.params, replicas - 1, mesh)
+    for mine, all_ in zip(jax.tree.leaves(taken), jax.tree.leaves(state.params)):
+        np.testing.assert_array_equal(mine, np.asarray(all_)[-1])
+    floats = [x for x in jax.tree.leaves(jax.device_get(state)) if x.dtype == np.float32]
+    return floats, losses, compiled.as_text(), state
+
+result = {}
+for replicas in (1, 2, 8):
+    mesh = make_mesh(replicas, 8)
+    alone = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), mesh.axis_names)
+    one, one_losses, _, _ = run(replicas, alone)
+    many, many_losses, text, state = run(replicas, mesh)
+    result[replicas] = {
+        "mesh": dict(mesh.shape),
+        "state": max(float(np.max(np.abs(a - b) / (1e-2 + np.abs(a)))) for a, b in zip(one, many) if a.size),
+        "loss": float(np.max(np.abs(np.array(one_losses) - np.array(many_losses)))),
+        "convolutions": sorted(set(re.findall(r"(f32\\[[0-9,]+\\])\\S* convolution\\(", text))),
+        "of_state": sorted({shard.data.shape[0] for x in jax.tree.leaves(state) for shard in x.addressable_shards}),
+    }
+try:
+    make_mesh(2, 6)
+except DataError as error:
+    result["refused"] = str(error)
+print(json.dumps(result))
+"""
+
+
+@pytest.fixture(scope="module")
+def eight_devices(tiny_config, tmp_path_factory, compile_fast_and_once):
+    path = tmp_path_factory.mktemp("eight") / "tiny.yaml"
+    save_config(tiny_config(), path)
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    environment = os.environ | compile_fast_and_once | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
+    environment |= {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", SCRIPT, str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("replicas, shape", [(1, (1, 8)), (2, (2, 4)), (8, (8, 1))])
+def test_eight_devices_give_the_numbers_of_one(eight_devices, replicas, shape):
+    """Dropout included, and BatchNorm over the whole batch."""
+    found = eight_devices[str(replicas)]
+    assert (found["mesh"]["replica"], found["mesh"]["data"]) == shape
+    assert found["loss"] < 3e-6 and found["state"] < 3e-5
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 8])
+def test_each_device_convolves_its_own_replicas_and_pairs(eight_devices, replicas):
+    """8 pairs of 64 residues and 8 channels; a kernel's gradient has the shape of a kernel."""
+    pairs = replicas  # 8 pairs over 8 / replicas devices
+    found = eight_devices[str(replicas)]
+    data = {shape for shape in found["convolutions"] if "64" in shape}
+    assert data == {f"f32[{pairs},64,8]"}
+    assert found["of_state"] == [1]
+
+
+def test_a_batch_that_does_not_divide_is_refused(eight_devices):
+    assert eight_devices["refused"] == (
+        "training.batch_size=6: must be a multiple of 4, the number of devices that share a batch "
+        "(8 devices, training.replicas=2)"
+    )
+
+
+def test_one_device_takes_any_batch():
+    mesh = make_mesh(3, 7)
+    assert dict(mesh.shape) == {"replica": 1, "data": len(jax.devices())}
+    tree = put({"x": np.arange(6.0).reshape(3, 2)}, mesh, STATES)
+    np.testing.assert_array_equal(take_replica(tree, 2, mesh)["x"], [4.0, 5.0])
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"JAX_NUM_PROCESSES": "2"}, "JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID must be set too"),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"},
+            "JAX_PROCESS_ID=2 of JAX_NUM_PROCESSES=2: expected 0 to one less than the number of processes",
+        ),
+    ],
+)
+def test_incomplete_settings_of_processes_are_refused(monkeypatch, given, message):
+    for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(DataError, match=message):
+        join_processes()
+
+
+@pytest.fixture(scope="module")
+def contacts(tiny_config, tmp_path_factory):
+    """``contacts(device_gib)``: what a run of 2 epochs in 2 buckets exchanges with its device, and what it leaves."""
+
+    def run(device_gib: float, log):
+        config = tiny_config(epochs=2, data={"device_gib": device_gib})
+        dataset = load_data(config.data, config.task)
+        counts = Counter()
+
+        def counting(name, function):
+            def counted(*arguments, **settings):
+                counts[name] += 1
+                return function(*arguments, **settings)
+
+            return counted
+
+        real_fit, real_make, real_over = run_module.fit, run_module.make_scorer, loop.over_replicas
+
+        def guarded_fit(*arguments):
+            with jax.transfer_guard("disallow"):
+                state, best, progress = real_fit(*arguments)
+            left["state"] = jax.device_get((state, best))
+            return state, best, progress
+
+        def scorer(*arguments):
+            score = real_make(*arguments)
+
+            def allowed(*inner):
+                with jax.transfer_guard("allow"):
+                    return score(*inner)
+
+            return allowed
+
+        def over(program, mesh):
+            lower = real_over(program, mesh).lower
+            compile_ = lambda *arguments: counting("program", lower(*arguments).compile())
+            return SimpleNamespace(lower=lambda *arguments: SimpleNamespace(compile=lambda: compile_(*arguments)))
+
+        left = {}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run_module, "fit", guarded_fit)
+            patch.setattr(run_module, "make_scorer", scorer)
+            patch.setattr(loop, "over_replicas", over)
+            patch.setattr(loop, "_CONTACT_SECONDS", 1e9)
+            for name in ("put", "to_host", "_collect", "pair_batch"):
+                patch.setattr(loop, name, counting(name, getattr(loop, name)))
+            with log.at_level("DEBUG", "jax._src.dispatch"):
+                log.clear()
+                run_module.fit_replicas([Replica(config, dataset.parts)], dataset, tmp_path_factory.mktemp("run"))
+                messages = [record.getMessage() for record in log.records]
+        found = (re.match(r"Finished XLA compilation of (?:jit\()?(\w+)", message) for message in messages)
+        return SimpleNamespace(counts=counts, programs=Counter(m[1] for m in found if m), state=left["state"])
+
+    return run
+
+
+def test_the_host_meets_the_device_once_a_chunk_and_at_the_epochs_end(contacts, caplog):
+    """On CPU the guard refuses implicit transfers to the device, on GPU those from it too."""
+    resident, streamed = contacts(4.0, caplog), contacts(0.0, caplog)
+    for found, puts in ((resident, 1), (streamed, 2)):
+        chunks = found.counts["pair_batch"]
+        assert chunks >= 12 and found.counts["program"] == chunks
+        # One of the state at the start, and one of the flag of better epochs in each of the two.
+        assert found.counts["put"] == 1 + puts * chunks + 2
+        # The first bad step, the counters of the records and the number of the checkpoint.
+        assert found.counts["_collect"] == 2 and found.counts["to_host"] == 6
+    chex.assert_trees_all_equal(streamed.state, resident.state)
+    assert resident.programs["program"] == streamed.programs["program"] == 2
+    # Beside training and scoring: the fresh state, its copy, one replica of it, the better of two epochs.
+    scoring = ("batch", "folded_heads", "pool_pairs", "decode", "broadcast_in_dim", "convert_element_type")
+    helpers = {name: count for name, count in resident.programs.items() if name not in ("program", *scoring)}
+    assert sum(helpers.values()) <= 4, resident.programs
