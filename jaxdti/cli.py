@@ -293,8 +293,10 @@ def _data_options(add: Callable[..., Parser]) -> None:
         commands_data.split,
         "split a table and keep the row indices",
         "Split a table into train, validation and test, and write the row indices for --data.split_file.\n"
-        "No pair (or drug, protein, scaffold, as --kind says) stands in two parts.",
+        "No pair (or drug, protein, scaffold, cluster, as --kind says) stands in two parts.",
         "jaxdti data split pairs.csv --kind cold_drug --fractions 0.7 0.1 0.2 --seed 0 --output split.json\n"
+        "  jaxdti data split pairs.csv --kind cluster --threshold 0.5 --target-share 0.4 --output split.json\n"
+        "  jaxdti data split biosnap/random --kind cluster --published --output split.json\n"
         "  jaxdti train --data.table pairs.csv --data.split_file split.json --output runs/mine",
     )
     parser.add_argument("source", metavar="TABLE|NAME", help="a table, or a named dataset without a published split")
@@ -305,9 +307,29 @@ def _data_options(add: Callable[..., Parser]) -> None:
         nargs=3,
         type=float,
         default=(0.7, 0.1, 0.2),
-        help="shares of the rows (default: 0.7 0.1 0.2)",
+        help="shares of the rows (default: 0.7 0.1 0.2); with --kind cluster VALIDATION of the source rows and TEST "
+        "of the target rows, whose rest is the unlabelled target_train",
     )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the split (default: 0)")
+    clusters = parser.add_argument_group("--kind cluster (train on some clusters, test on pairs of the others)")
+    clusters.add_argument(
+        "--threshold",
+        metavar="D",
+        type=_share,
+        help="largest distance that joins two drugs (ECFP4, Jaccard) or two proteins (3-mers, cosine); default: 0.5",
+    )
+    clusters.add_argument(
+        "--target-share",
+        metavar="SHARE",
+        type=_share,
+        help="of the drug clusters, and of the protein clusters, that are the target domain (default: 0.4)",
+    )
+    clusters.add_argument(
+        "--published",
+        action="store_true",
+        help="repeat the published draw, for biosnap/random and bindingdb/random (needs the files of both "
+        "bindingdb/random and bindingdb/cluster)",
+    )
     parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="JSON file to write")
     _add_reading_options(parser)
 

@@ -91,26 +91,43 @@ def split(options: argparse.Namespace) -> int:
         "split": options.kind,
         "split_fractions": list(options.fractions),
         "split_seed": options.seed,
+        **_clustering(options),
         **_reading(options),
     }
     if _is_table(options.source):
         settings["table"] = options.source
     else:
-        _check_unsplit(options.source)
+        if not options.published:
+            _check_unsplit(options.source)
         settings["dataset"] = options.source
     config = _config(settings, options.task or _task(options.source))
     if not options.output.parent.is_dir():
         raise DataError(f"{options.output}: the folder {options.output.parent} does not exist")
-    from jaxdti.data.load import load_data
+    from jaxdti.data.load import load_data, load_published_clusters
     from jaxdti.data.splits import write_split
 
     with listing_rejected(options.output.parent / "rejected.csv"):
-        data = load_data(config.data, config.task)
+        data = (load_published_clusters if options.published else load_data)(config.data, config.task)
     write_split(options.output, data.parts, data.table, options.kind, options.seed)
     for line in data.lines:
         print(line)
-    print(f"written to {options.output}; use it with --data.split_file {options.output}")
+    source = f"--data.dataset {options.source}" if "dataset" in settings else f"--data.table {options.source}"
+    print(f"written to {options.output}; use it with {source} --data.split_file {options.output}")
     return 0
+
+
+def _clustering(options: argparse.Namespace) -> dict:
+    """The settings of ``DataConfig`` for a split by cluster, as far as they are given."""
+    given = [name for name in ("threshold", "target_share") if getattr(options, name) is not None]
+    given = [f"--{name.replace('_', '-')}" for name in given] + ["--published"] * options.published
+    if given and options.kind != "cluster":
+        raise DataError(f"{' and '.join(given)}: only with --kind cluster, found --kind {options.kind}")
+    if options.published and len(given) > 1:
+        raise DataError(f"--published: the published recipe settles this; leave {' and '.join(given[:-1])} out")
+    if options.published and _is_table(options.source):
+        raise DataError(f"--published: the name of a dataset is expected, found the table {options.source}")
+    settings = {"cluster_threshold": options.threshold, "target_share": options.target_share}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _check_unsplit(name: str) -> None:

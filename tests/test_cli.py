@@ -126,7 +126,7 @@ def test_help_shows_every_key_with_type_default_and_alias(capsys, monkeypatch):
     for alias in ("--epochs", "--batch-size", "--seed", "--learning-rate", "--output"):
         assert re.search(rf"--[a-z_.]+, {alias} ", out), alias
     assert "pairs a step (whole number; default 64)" in out
-    assert "shares of train, validation and test (list of 3 numbers; default 0.7,0.1,0.2)" in out
+    assert "of test in the target (list of 3 numbers; default 0.7,0.1,0.2)" in out
     assert "resamples for the 95 % intervals" in out
 
 
@@ -478,6 +478,44 @@ def test_data_split_is_used_by_training(run_cli, fails):
         "data", "split", "pairs.csv", "--fractions", "1", "1", "1", "--output", "s.json"
     )
     assert not Path("s.json").exists()
+
+
+def test_data_split_by_cluster(run_cli, fails):
+    write_pairs("pairs.csv")
+    arguments = ["data", "split", "pairs.csv", "--kind", "cluster", "--output", "split.json"]
+    # 10 drugs and 4 proteins, each a cluster at this threshold: 5 x 2 source and 5 x 2 target pairs.
+    code, out, _ = run_cli(*arguments, "--threshold", "0.2", "--target-share", "0.5")
+    assert code == 0 and "drug clusters: 10 of 10 drugs, the largest of 1; source 5, target 5" in out
+    assert "use it with --data.table pairs.csv --data.split_file split.json" in out
+    parts = json.loads(Path("split.json").read_text())["parts"]
+    assert {part: len(rows) for part, rows in parts.items()} == {
+        "train": 9,
+        "validation": 1,
+        "target_train": 8,
+        "test": 2,
+    }
+    data = load_data(load_config(None, ["data.table=pairs.csv", "data.split_file=split.json"]).data, "classification")
+    assert {part: rows.tolist() for part, rows in data.parts.items()} == parts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pairs.csv", "--threshold", "0.2"], "--threshold: only with --kind cluster, found --kind random"),
+        (["biosnap/random", "--kind", "scaffold", "--published"], "--published: only with --kind cluster"),
+        (["pairs.csv", "--kind", "cluster", "--published"], "the name of a dataset is expected, found the table pairs"),
+        (
+            ["biosnap/random", "--kind", "cluster", "--published", "--target-share", "0"],
+            "the published recipe settles this; leave --target-share out",
+        ),
+        (["human/random", "--kind", "cluster", "--published"], "known for biosnap/random, bindingdb/random"),
+        (["pairs.csv", "--kind", "cluster", "--threshold", "2"], "2 found, a share between 0 and 1 expected"),
+    ],
+)
+def test_data_split_by_cluster_refuses_what_does_not_belong_together(fails, arguments, message):
+    write_pairs("pairs.csv")
+    assert message in fails("data", "split", *arguments, "--output", "split.json")
+    assert not Path("split.json").exists()
 
 
 def test_data_split_lists_rejected_rows_beside_the_output(fails):

@@ -46,16 +46,17 @@ def residue_codes(sequence: str) -> np.ndarray:
     return _CODES[np.frombuffer(sequence.encode("latin-1", "replace"), dtype=np.uint8)]
 
 
-def three_mers(sequences: Sequence[str]) -> scipy.sparse.csr_array:
-    """Counts of overlapping 3-mers over the 20 amino acids, each row scaled to length 1.
+def three_mer_counts(sequences: Sequence[str], *, overlapping: bool = True) -> scipy.sparse.csr_array:
+    """Counts of 3-mers over the 20 amino acids.
 
     Windows that hold any other letter are left out. A sequence without a window (shorter than 3) gives a zero row.
 
     Args:
       sequences: P upper-case strings.
+      overlapping: where False, occurrences of one 3-mer share no residue, taken from the left: AAAA holds AAA once.
 
     Returns:
-      float32 sparse [P, 8000]; the product with its own transpose holds cosine similarities.
+      int64 sparse [P, 8000].
     """
     size = len(AMINO_ACIDS)
     columns, counts, offsets = [], [], [0]
@@ -65,12 +66,31 @@ def three_mers(sequences: Sequence[str]) -> scipy.sparse.csr_array:
         known = np.maximum(np.maximum(first, second), third) < size
         words = ((first * size + second) * size + third)[known]
         word, count = np.unique(words, return_counts=True)
+        if not overlapping:
+            # Only a 3-mer that ends in its first letter can share a residue with another one of its kind.
+            for i in np.flatnonzero((word // size**2 == word % size) & (count > 1)):
+                letters = (word[i] // size**2, word[i] // size % size, word[i] % size)
+                count[i] = sequence.count("".join(AMINO_ACIDS[letter] for letter in letters))
         columns.append(word)
-        counts.append(count / max(np.linalg.norm(count), 1.0))
+        counts.append(count)
         offsets.append(offsets[-1] + len(word))
-    values = np.concatenate([*counts, []]).astype(np.float32)
-    indices = np.concatenate([*columns, []]).astype(np.int64)
+    values, indices = (np.concatenate([*parts, []]).astype(np.int64) for parts in (counts, columns))
     return scipy.sparse.csr_array((values, indices, np.array(offsets)), shape=(len(sequences), size**3))
+
+
+def three_mers(sequences: Sequence[str]) -> scipy.sparse.csr_array:
+    """``three_mer_counts`` with each row scaled to length 1 (a zero row stays zero).
+
+    Args:
+      sequences: P upper-case strings.
+
+    Returns:
+      float32 sparse [P, 8000]; the product with its own transpose holds cosine similarities.
+    """
+    counts = three_mer_counts(sequences)
+    length = np.maximum(np.sqrt(counts.power(2).sum(axis=1)), 1.0)
+    values = (counts.data / np.repeat(length, np.diff(counts.indptr))).astype(np.float32)
+    return scipy.sparse.csr_array((values, counts.indices, counts.indptr), shape=counts.shape)
 
 
 def composition(sequences: Sequence[str]) -> np.ndarray:

@@ -7,17 +7,32 @@ import numpy as np
 import pyarrow as pa
 
 from jaxdti.config import DataConfig
+from jaxdti.data.clusters import Domains, domains_of_parts, draw_domains, published_domains
 from jaxdti.data.features import build_store, featurize_smiles
 from jaxdti.data.interactions import DataError, FeatureStore, InteractionTable
 from jaxdti.data.leaks import leak_report
-from jaxdti.data.named import EMBEDDED, dataset_parts, part_of_rows
+from jaxdti.data.named import EMBEDDED, DatasetFiles, dataset_parts, get_dataset, part_of_rows
 from jaxdti.data.planted import as_interactions, describe, make_planted
-from jaxdti.data.splits import describe_split, hold_out, make_split, read_split
+from jaxdti.data.splits import (
+    DOMAIN_PARTS,
+    PARTS,
+    describe_domains,
+    describe_split,
+    hold_out,
+    make_split,
+    read_split,
+    split_domains,
+)
 from jaxdti.data.tables import read_table
 from jaxdti.data.validation import ReadReport, load_interactions
 
-PARTS = ("train", "validation", "test")
 GIVEN = "given"
+# The two published cluster splits that `jaxdti data split --published` repeats, by the dataset with all their rows.
+# BioSNAP's draw is repeated. BindingDB's (seed 42) needs the order of the full table, which its files do not tell: the
+# domains of the clusters are those of the published parts.
+_BIOSNAP, _BIOSNAP_DRAW, _BIOSNAP_ORDER = "biosnap/random", 10, 1024  # the last: seed that shuffled the full table
+_BINDINGDB, _BINDINGDB_PARTS = "bindingdb/random", "bindingdb/cluster"
+PUBLISHED = (_BIOSNAP, _BINDINGDB)
 _HELD_OUT = 0.1  # share of train that becomes validation where the published split has none
 
 
@@ -27,7 +42,7 @@ class Dataset:
 
     table: InteractionTable
     store: FeatureStore
-    parts: dict[str, np.ndarray]  # int64 row indices of "train", "validation" and "test"
+    parts: dict[str, np.ndarray]  # int64 row indices of "train", "validation", "test", and of "target_train" if any
     report: ReadReport | None  # None for the embedded dataset
     lines: list[str]  # what a user should read about the data
     split: str  # "given", a kind of ``data.split``, or "file"
@@ -72,11 +87,10 @@ def _planted(data: DataConfig, task: str) -> Dataset:
     table = as_interactions(planted)
     cache = Path(data.cache_dir) if data.cache_dir else None
     store = build_store(table, featurize_smiles(table.drugs.tolist(), cache), data.max_residues, cache)
-    parts = {part: np.flatnonzero(table.part == part) for part in PARTS}
     return Dataset(
         table=table,
         store=store,
-        parts=parts,
+        parts={part: rows for part in DOMAIN_PARTS if len(rows := np.flatnonzero(table.part == part))},
         report=None,
         lines=describe(planted),
         split=GIVEN,
@@ -90,12 +104,7 @@ def _named(data: DataConfig, task: str) -> Dataset:
     _check_task(data.dataset, files.task, task)
     data = replace(data, label_column=files.label_column)
     if files.parts:
-        named = {part: path for part, path in files.parts.items() if part in PARTS}
-        if "train" not in named or "test" not in named:
-            raise DataError(
-                f"dataset {data.dataset} has the parts {', '.join(files.parts)}; training needs train and test"
-            )
-        return _given(data, task, named)
+        return _given(data, task, _parts_to_train(files), files.note)
     assert files.pairs is not None
     data = replace(data, drugs=str(files.drugs), proteins=str(files.proteins))
     if files.part_column is None:
@@ -107,33 +116,116 @@ def _named(data: DataConfig, task: str) -> Dataset:
     return _with_parts(table, loaded.store, loaded.report, files.note)
 
 
-def _given(data: DataConfig, task: str, files: dict[str, Path]) -> Dataset:
+def _parts_to_train(files: DatasetFiles) -> dict[str, Path]:
+    named = {part: path for part, path in files.parts.items() if part in DOMAIN_PARTS}
+    if "train" not in named or "test" not in named:
+        raise DataError(f"dataset {files.name} has the parts {', '.join(files.parts)}; training needs train and test")
+    return named
+
+
+def _given(data: DataConfig, task: str, files: dict[str, Path], note: str = "") -> Dataset:
     loaded = load_interactions(data, files, task)
-    return _with_parts(loaded.table, loaded.store, loaded.report, "")
+    if data.dataset and data.split_file:  # the published parts are joined and split as the file says
+        parts = read_split(data.split_file, loaded.table)
+        lines = loaded.report.lines() + describe_split(loaded.table, parts)
+        return Dataset(
+            table=loaded.table, store=loaded.store, parts=parts, report=loaded.report, lines=lines, split="file"
+        )
+    return _with_parts(loaded.table, loaded.store, loaded.report, note)
 
 
 def _with_parts(table: InteractionTable, store: FeatureStore, report: ReadReport, note: str) -> Dataset:
     """A given split: its parts, a validation part held out of train where it has none, and what the parts share."""
-    parts = {part: np.flatnonzero(table.part == part) for part in PARTS if np.any(table.part == part)}
+    parts = {part: np.flatnonzero(table.part == part) for part in DOMAIN_PARTS if np.any(table.part == part)}
     lines = report.lines() + ([note] if note else [])
     if "validation" not in parts and "train" in parts:
         parts["train"], parts["validation"] = hold_out(table, parts["train"], _HELD_OUT, seed=0)
         lines.append(f"no validation part is given: {_HELD_OUT:.0%} of the pairs of train are held out")
     _need_parts(parts)
-    parts = {part: parts[part] for part in PARTS}
+    parts = {part: parts[part] for part in DOMAIN_PARTS if part in parts}
     lines += leak_report(table, parts).lines()
     return Dataset(table=table, store=store, parts=parts, report=report, lines=lines, split=GIVEN)
 
 
 def _split_here(data: DataConfig, task: str, path: Path) -> Dataset:
     loaded = load_interactions(data, {"table": path}, task)
+    table, lines = loaded.table, loaded.report.lines()
     if data.split_file:
-        split, parts = "file", read_split(data.split_file, loaded.table)
+        split, parts = "file", read_split(data.split_file, table)
+        lines += describe_split(table, parts)
+    elif data.split == "cluster":
+        domains = draw_domains(table, data.split_seed, threshold=data.cluster_threshold, share=data.target_share)
+        split, (parts, described) = "cluster", _split_domains(data, table, domains)
+        lines += described
     else:
-        split, parts = data.split, make_split(loaded.table, data.split, data.split_fractions, data.split_seed)
+        split, parts = data.split, make_split(table, data.split, data.split_fractions, data.split_seed)
+        lines += describe_split(table, parts)
     _need_parts(parts)
-    lines = loaded.report.lines() + describe_split(loaded.table, parts)
-    return Dataset(table=loaded.table, store=loaded.store, parts=parts, report=loaded.report, lines=lines, split=split)
+    return Dataset(table=table, store=loaded.store, parts=parts, report=loaded.report, lines=lines, split=split)
+
+
+def _split_domains(
+    data: DataConfig, table: InteractionTable, domains: Domains
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    parts = split_domains(table, domains, data.split_fractions[1:], data.split_seed)
+    return parts, describe_domains(table, domains, parts)
+
+
+def load_published_clusters(data: DataConfig, task: str) -> Dataset:
+    """Joins the parts of a dataset and splits them into the source and target domain of its published cluster split.
+
+    Validation is held out of the source, and the target divided, by ``data.split_fractions`` and ``data.split_seed``:
+    the published division of the target is not repeated.
+
+    Args:
+      data: ``dataset`` is one of ``PUBLISHED``.
+      task: "classification".
+
+    Raises:
+      DataError: no recipe is known for this dataset, or its files are missing or unfit.
+    """
+    if data.dataset not in PUBLISHED:
+        raise DataError(f"{data.dataset}: its cluster split cannot be repeated; known for {', '.join(PUBLISHED)}")
+    files = dataset_parts(data.dataset)
+    _check_task(data.dataset, files.task, task)
+    loaded = load_interactions(data, _parts_to_train(files), task)
+    table, lines = loaded.table, loaded.report.lines()
+    if data.dataset == _BIOSNAP:
+        domains = _repeat_biosnap(data, files, table)
+    else:
+        domains = _domains_of_bindingdb(data, task, table)
+        lines.append(f"domain of each cluster: as in the published parts, {_BINDINGDB_PARTS}")
+    parts, described = _split_domains(data, table, domains)
+    return Dataset(
+        table=table,
+        store=loaded.store,
+        parts=parts,
+        report=loaded.report,
+        lines=lines + described,
+        split="cluster",
+    )
+
+
+def _repeat_biosnap(data: DataConfig, files: DatasetFiles, table: InteractionTable) -> Domains:
+    # Read as regression, repeated rows stay: the first one decides when a cluster appears.
+    everything = load_interactions(data, _parts_to_train(files), "regression").table
+    if not (np.array_equal(everything.drugs, table.drugs) and np.array_equal(everything.proteins, table.proteins)):
+        raise DataError(f"{files.name}: rows with conflicting labels, so not the published table")
+    return published_domains(everything, np.argsort(_place_in_biosnap(everything)), _BIOSNAP_DRAW)
+
+
+def _domains_of_bindingdb(data: DataConfig, task: str, table: InteractionTable) -> Domains:
+    published = load_interactions(data, dataset_parts(_BINDINGDB_PARTS).parts, task).table
+    source = published.part == "train"
+    return domains_of_parts(table, published.rows(source), published.rows(~source))
+
+
+def _place_in_biosnap(table: InteractionTable) -> np.ndarray:
+    """int64 [N]: the place of each row in DrugBAN's full.csv, whose shuffled rows are the three random parts."""
+    sizes = get_dataset(_BIOSNAP).rows
+    places = np.random.RandomState(_BIOSNAP_ORDER).permutation(sum(sizes.values()))
+    starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
+    return places[np.array([starts[part] for part in table.part]) + table.row]
 
 
 def _need_parts(parts: dict[str, np.ndarray]) -> None:

@@ -13,11 +13,13 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
+from jaxdti.data.clusters import SOURCE, TARGET, Domains
 from jaxdti.data.interactions import DataError, InteractionTable
 from jaxdti.data.leaks import leak_report, pair_keys
 from jaxdti.data.named import write_json
 
 PARTS = ("train", "validation", "test")
+DOMAIN_PARTS = ("train", "validation", "target_train", "test")  # the last two are the target domain
 KINDS = ("random", "cold_drug", "cold_protein", "cold_both", "scaffold")
 FORMAT = 1  # of the index file
 
@@ -102,16 +104,76 @@ def make_split(
         sides = np.sqrt(shares) / np.sqrt(shares).sum()
         drug, protein = _assign(table.drug, sides, rng), _assign(table.protein, sides, rng)
         part = np.where(drug == protein, drug, -1)
-    split = {name: np.flatnonzero(part == number) for number, name in enumerate(PARTS)}
+    split = _filled_parts(table, part, PARTS, kind, f"in shares {', '.join(f'{share:g}' for share in shares)}")
+    _verify(table, kind, split, scaffolds)
+    return split
+
+
+def _filled_parts(
+    table: InteractionTable, part: np.ndarray, names: tuple[str, ...], kind: str, wanted: str
+) -> dict[str, np.ndarray]:
+    """Rows of each part from the part numbers of all rows, or a DataError where one is empty."""
+    split = {name: np.flatnonzero(part == number) for number, name in enumerate(names)}
     if not all(len(rows) for rows in split.values()):
         found = ", ".join(f"{name} {len(rows)}" for name, rows in split.items())
         raise DataError(
             f"split {kind} of {len(table)} rows ({len(np.unique(table.drug))} drugs, "
-            f"{len(np.unique(table.protein))} proteins) in shares {', '.join(f'{share:g}' for share in shares)}: "
+            f"{len(np.unique(table.protein))} proteins) {wanted}: "
             f"a part is empty ({found}); more data or another split is needed"
         )
-    _verify(table, kind, split, scaffolds)
     return split
+
+
+def split_domains(
+    table: InteractionTable, domains: Domains, held_out: tuple[float, float], seed: int
+) -> dict[str, np.ndarray]:
+    """Splits by cluster: training on the source domain, testing on the target domain.
+
+    Rows with both ends in source clusters are source, rows with both ends in target clusters are target; rows that
+    mix the two belong to no part, see ``dropped_rows``. Within a domain the pairs are drawn at random.
+
+    Args:
+      table: N interactions.
+      domains: of its drugs and proteins.
+      held_out: share of the source rows for validation, and of the target rows for the test.
+      seed: of these two draws.
+
+    Returns:
+      "train" and "validation" (source), "target_train" and "test" (target) -> int64 row indices, ascending.
+
+    Raises:
+      DataError: a part would be empty.
+      RuntimeError: source and target share a cluster, an internal error.
+    """
+    rng, keys = np.random.default_rng(seed), pair_keys(table)
+    drug, protein = domains.drug_domain[table.drug], domains.protein_domain[table.protein]
+    part = np.full(len(table), -1)
+    for domain, first, share in ((SOURCE, 0, held_out[0]), (TARGET, 2, held_out[1])):
+        rows = (drug == domain) & (protein == domain)
+        part[rows] = first + _assign_pairs(keys[rows], np.asarray([1 - share, share]), rng)
+    wanted = (
+        f"with {np.sum(domains.drug_domain == TARGET)} and {np.sum(domains.protein_domain == TARGET)} of them target"
+    )
+    split = _filled_parts(table, part, DOMAIN_PARTS, "cluster", wanted)
+    _verify_domains(table, domains, split)
+    return split
+
+
+def _verify_domains(table: InteractionTable, domains: Domains, split: Mapping[str, np.ndarray]) -> None:
+    """As ``_verify``; independent of how the rows were chosen."""
+    source, target = (np.concatenate([split[name] for name in names]) for names in (DOMAIN_PARTS[:2], DOMAIN_PARTS[2:]))
+    for clusters in (domains.drug_cluster[table.drug], domains.protein_cluster[table.protein]):
+        if shared := len(np.intersect1d(clusters[source], clusters[target])):
+            raise RuntimeError(f"internal error: source and target of the cluster split share {shared} clusters")
+    rows, report = np.concatenate([source, target]), leak_report(table, split)
+    if len(np.unique(rows)) != len(rows) or report.pairs_across:
+        raise RuntimeError(f"internal error: the cluster split repeats rows or leaks: {report.overlaps}")
+
+
+def describe_domains(table: InteractionTable, domains: Domains, split: Mapping[str, np.ndarray]) -> list[str]:
+    """Clusters, sizes of the parts and what they share, and the rows that mix the domains, as lines to print."""
+    lines = [*domains.lines(), *describe_split(table, split)]
+    return [*lines, "train and validation are source; they share no drug and no protein cluster with the target parts"]
 
 
 def _row_scaffolds(table: InteractionTable) -> np.ndarray:
@@ -136,7 +198,7 @@ def _verify(table: InteractionTable, kind: str, split: Mapping[str, np.ndarray],
 
 
 def dropped_rows(table: InteractionTable, split: Mapping[str, np.ndarray]) -> int:
-    """Number of rows that no part holds (only ``cold_both`` leaves any)."""
+    """Number of rows that no part holds (only ``cold_both`` and ``split_domains`` leave any)."""
     return len(table) - sum(len(rows) for rows in split.values())
 
 
@@ -214,7 +276,7 @@ def read_split(path: str | os.PathLike, table: InteractionTable) -> dict[str, np
     """Reads what ``write_split`` wrote for this table.
 
     Returns:
-      "train", "validation" and "test" -> int64 row indices.
+      "train", "validation", "target_train" (of a split by cluster) and "test" -> int64 row indices.
 
     Raises:
       DataError: no such file, not a split file, damaged, or made for another table.
@@ -232,15 +294,15 @@ def read_split(path: str | os.PathLike, table: InteractionTable) -> dict[str, np
             f"{path}: written for another table: {content.get('rows')} rows there, {len(table)} valid rows here, "
             f"or other drugs and proteins in them; split this table anew"
         )
-    if sorted(content["parts"]) != sorted(PARTS):
-        raise DataError(f"{path}: parts {', '.join(sorted(content['parts']))} found, {', '.join(PARTS)} expected")
-    return _checked_parts(path, content["parts"], len(table))
+    names = DOMAIN_PARTS if "target_train" in content["parts"] else PARTS
+    if sorted(content["parts"]) != sorted(names):
+        raise DataError(f"{path}: parts {', '.join(sorted(content['parts']))} found, {', '.join(names)} expected")
+    return _checked_parts(path, {name: content["parts"][name] for name in names}, len(table))
 
 
 def _checked_parts(path: str | os.PathLike, parts: dict[str, list], size: int) -> dict[str, np.ndarray]:
     split: dict[str, np.ndarray] = {}
-    for name in PARTS:
-        values = parts[name]
+    for name, values in parts.items():
         if not isinstance(values, list) or not values or not all(type(value) is int for value in values):
             raise DataError(f"{path}: part {name}: a list of row numbers expected")
         split[name] = np.asarray(values, np.int64)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
 
-from jaxdti.data.fingerprints import AMINO_ACIDS, composition, ecfp4, three_mers
+from jaxdti.data.fingerprints import AMINO_ACIDS, composition, ecfp4, three_mer_counts, three_mers
 from jaxdti.data.interactions import DataError
 
 SMILES = ["CC(=O)Oc1ccccc1C(=O)O", "[Mg+2]", "CN1C=NC2=C1C(=O)N(C(=O)N2C)C", "[Na+].[Cl-]"]
@@ -52,3 +52,14 @@ def test_composition_is_the_share_of_each_letter():
     assert found.shape == (3, 20) and found.dtype == np.float32
     np.testing.assert_array_equal(found[0, :2], [0.5, 0.25])
     np.testing.assert_array_equal(found.sum(axis=1), [0.75, 0, 1])
+
+
+def test_three_mers_without_overlap_are_those_of_str_count():
+    rng = np.random.default_rng(0)
+    sequences = [
+        "".join(rng.choice(list("ACX"), size)) for size in rng.integers(0, 60, 20)
+    ]  # few letters: many repeats
+    words = [a + b + c for a in AMINO_ACIDS for b in AMINO_ACIDS for c in AMINO_ACIDS]
+    found = three_mer_counts(sequences, overlapping=False).toarray()
+    assert found.tolist() == [[sequence.count(word) for word in words] for sequence in sequences]
+    assert (three_mer_counts(sequences).toarray() > found).any()

@@ -1,6 +1,7 @@
 """The one way in: the embedded dataset, given parts, a table to split, relational tables, and every refusal."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from jaxdti.data import load
 from jaxdti.data.interactions import DataError
 from jaxdti.data.load import load_data
 from jaxdti.data.named import DatasetFiles
-from jaxdti.data.splits import make_split, write_split
+from jaxdti.data.splits import DOMAIN_PARTS, make_split, write_split
 
 SMILES = ("CCO", "CCN", "CC(=O)O", "c1ccccc1", "c1ccncc1", "CCCC", "CCCCO", "Clc1ccccc1")
 PROTEINS = ("MKVLAAGIVG", "GGSSAAWWLL", "MKTAYIAKQR", "ACDEFGHIKL", "MNPQRSTVWY")
@@ -42,9 +43,9 @@ def pair(table, row):
     return table.drugs[table.drug[row]], table.proteins[table.protein[row]]
 
 
-def check(dataset, sizes):
-    """Three parts of these sizes, disjoint, and features of every entity."""
-    assert list(dataset.parts) == ["train", "validation", "test"]
+def check(dataset, sizes, parts=("train", "validation", "test")):
+    """Parts of these sizes, disjoint, and features of every entity."""
+    assert list(dataset.parts) == list(parts)
     assert {part: len(rows) for part, rows in dataset.parts.items()} == dict(zip(dataset.parts, sizes, strict=True))
     rows = np.concatenate(list(dataset.parts.values()))
     assert len(np.unique(rows)) == len(rows) and rows.max() < len(dataset.table)
@@ -151,9 +152,45 @@ def test_a_named_set_without_a_test_part_is_refused(files, monkeypatch):
         load_data(DataConfig(dataset="x/y"), "classification")
 
 
-def test_other_parts_of_a_named_set_are_left_out(files, monkeypatch):
-    named(monkeypatch, parts={"train": files["train"], "target_train": files["validation"], "test": files["test"]})
-    check(load_data(DataConfig(dataset="x/y"), "classification"), (22, 2, 10))
+def test_the_target_part_of_a_named_set_is_kept_and_others_are_left_out(files, monkeypatch):
+    parts = {"train": "train", "target_train": "validation", "gpcr": "validation", "test": "test"}
+    named(monkeypatch, parts={part: files[file] for part, file in parts.items()})
+    dataset = load_data(DataConfig(dataset="x/y"), "classification")
+    check(dataset, (22, 2, 6, 10), DOMAIN_PARTS)
+    assert any(line.startswith("target_train shares with train") for line in dataset.lines)
+
+
+def test_the_target_part_of_the_shifted_embedded_dataset_is_kept():
+    config = DataConfig(dataset="planted", planted=PlantedConfig(kind="shifted", drugs=60, proteins=40, pairs=400))
+    dataset = load_data(config, "classification")
+    check(dataset, [int(np.sum(dataset.table.part == part)) for part in DOMAIN_PARTS], DOMAIN_PARTS)
+
+
+def test_a_named_set_is_joined_and_split_by_a_file(files, tmp_path, monkeypatch):
+    named(monkeypatch, parts={part: files[part] for part in ("train", "validation", "test")})
+    given = load_data(DataConfig(dataset="x/y"), "classification")
+    parts = dict(zip(DOMAIN_PARTS, np.split(np.arange(40), [10, 20, 30]), strict=True))
+    write_split(tmp_path / "split.json", parts, given.table, "cluster", 0)
+    dataset = load_data(DataConfig(dataset="x/y", split_file=str(tmp_path / "split.json")), "classification")
+    check(dataset, (10, 10, 10, 10), DOMAIN_PARTS)
+    assert dataset.split == "file" and dataset.parts["test"].tolist() == list(range(30, 40))
+    paths = {part: files[part] for part in ("train", "validation", "test")}
+    with pytest.raises(DataError, match="split_file.* come split already"):
+        load_data(DataConfig(**paths, split_file=str(tmp_path / "split.json")), "classification")
+
+
+def test_one_table_is_split_by_cluster_here(files):
+    """These drugs and proteins resemble none another at a threshold of 0.2: every one is a cluster."""
+    config = DataConfig(table=files["table"], split="cluster", split_seed=2, cluster_threshold=0.2, target_share=0.5)
+    dataset = load_data(config, "classification")
+    check(dataset, (11, 1, 6, 2), DOMAIN_PARTS)  # 4 x 3 source and 4 x 2 target pairs of 8 drugs and 5 proteins
+    lines = "\n".join(dataset.lines)
+    assert "drug clusters: 8 of 8 drugs, the largest of 1; source 4, target 4" in lines
+    assert "protein clusters: 5 of 5 proteins, the largest of 1; source 3, target 2" in lines
+    assert "belong to different ones: 20" in lines and dataset.split == "cluster"
+    assert "test shares with train: 0 of 2 drugs, 0 of 2 proteins" in lines
+    with pytest.raises(DataError, match="a part is empty"):
+        load_data(replace(config, target_share=0.0), "classification")
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdti.data import splits
+from jaxdti.data.clusters import NEITHER, SOURCE, TARGET, Domains
 from jaxdti.data.interactions import DataError, InteractionTable
-from jaxdti.data.splits import KINDS, dropped_rows, hold_out, make_split, read_split, scaffold_groups, write_split
+from jaxdti.data.splits import (
+    DOMAIN_PARTS,
+    KINDS,
+    describe_domains,
+    dropped_rows,
+    hold_out,
+    make_split,
+    read_split,
+    scaffold_groups,
+    split_domains,
+    write_split,
+)
 
 RINGS = ("c1ccccc1", "c1ccncc1", "C1CCCCC1", "c1ccoc1", "C1CCNCC1", "c1ccsc1", "C1CCCC1", "c1ccc2ccccc2c1", "C1COCCN1")
 TAILS = ("C", "CC", "CCC", "CCCC", "CO", "CN", "CCO", "CCN", "CCCO")
@@ -123,6 +135,68 @@ def test_a_leak_is_an_internal_error(monkeypatch, kind, side):
     monkeypatch.setattr(splits, "_assign_pairs", assign)
     with pytest.raises(RuntimeError, match="internal error"):
         make_split(table, kind, (0.7, 0.1, 0.2), 0)
+
+
+def make_domains(table, seed=0):
+    """Clusters of three neighbours each, in random domains, some in none."""
+    rng = np.random.default_rng(seed)
+    drug, protein = np.arange(len(table.drugs)) // 3, np.arange(len(table.proteins)) // 3
+    pattern = (SOURCE, SOURCE, TARGET, NEITHER)
+    choose = lambda cluster: rng.permutation(np.resize(pattern, cluster.max() + 1))[cluster]
+    return Domains(drug_cluster=drug, protein_cluster=protein, drug_domain=choose(drug), protein_domain=choose(protein))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_domains_are_kept_apart_and_divided(seed):
+    table = make_table()
+    domains = make_domains(table, seed)
+    split = split_domains(table, domains, (0.1, 0.2), seed)
+    assert tuple(split) == DOMAIN_PARTS
+    both = lambda domain: (
+        (domains.drug_domain[table.drug] == domain) & (domains.protein_domain[table.protein] == domain)
+    )
+    source, target = (sorted([*split[a], *split[b]]) for a, b in (DOMAIN_PARTS[:2], DOMAIN_PARTS[2:]))
+    assert source == np.flatnonzero(both(SOURCE)).tolist() and target == np.flatnonzero(both(TARGET)).tolist()
+    assert dropped_rows(table, split) == 2000 - len(source) - len(target) > 0
+    np.testing.assert_allclose(len(split["validation"]) / len(source), 0.1, atol=0.02)
+    np.testing.assert_allclose(len(split["test"]) / len(target), 0.2, atol=0.03)
+    pairs = [sides(table, rows)[2] for rows in split.values()]
+    assert sum(map(len, pairs)) == len(set.union(*pairs))
+    lines = describe_domains(table, domains, split)
+    assert any(f"{dropped_rows(table, split):,}" in line for line in lines)
+    again, other = (split_domains(table, domains, (0.1, 0.2), draw) for draw in (seed, seed + 1))
+    assert all(np.array_equal(again[part], split[part]) for part in split)
+    assert not np.array_equal(other["test"], split["test"])
+
+
+def test_domains_without_rows_are_an_error():
+    table = make_table()
+    domains = make_domains(table)
+    for held_out, none in (((0.0, 0.2), SOURCE), ((0.1, 0.2), TARGET)):
+        nobody = Domains(**{**vars(domains), "drug_domain": np.where(domains.drug_domain == none, NEITHER, SOURCE)})
+        with pytest.raises(DataError, match=r"split cluster of 2000 rows .* a part is empty \(train"):
+            split_domains(table, nobody, held_out, 0)
+
+
+def test_a_cluster_in_both_domains_is_an_internal_error():
+    table = make_table()
+    domains = make_domains(table)
+    torn = Domains(**{**vars(domains), "protein_domain": np.arange(len(table.proteins)) % 2})
+    with pytest.raises(RuntimeError, match="internal error: source and target of the cluster split share"):
+        split_domains(table, torn, (0.1, 0.2), 0)
+
+
+def test_a_split_file_keeps_the_target_part(tmp_path):
+    table = make_table()
+    split = split_domains(table, make_domains(table), (0.1, 0.2), 0)
+    path = tmp_path / "split.json"
+    write_split(path, split, table, "cluster", 0)
+    again = read_split(path, table)
+    assert list(again) == list(DOMAIN_PARTS)
+    assert all(np.array_equal(again[part], split[part]) for part in split)
+    path.write_text(path.read_text().replace('"validation"', '"valid"'))
+    with pytest.raises(DataError, match="train, validation, target_train, test expected"):
+        read_split(path, table)
 
 
 def test_scaffolds():
