@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdti.compilation import keep_programs
 from jaxdti.config import Config, load_config
 from jaxdti.data.interactions import DataError, FeatureStore, InteractionTable
 from jaxdti.data.named import write_json
@@ -42,6 +43,7 @@ class TrainedRun:
         """float64 [members, N]: the logit, or the affinity in the unit of the training labels, of every row."""
         if len(table) == 0:
             return np.zeros((len(self.members), 0))
+        keep_programs()
         batch = min(_BATCH, len(table))
         buckets = buckets_for(self.config.model, table, store, _BUCKETS, batch)
         scorer = make_scorer(self.config.model, device_features(store), table, buckets, batch)

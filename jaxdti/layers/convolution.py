@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -27,7 +28,7 @@ class Convolution(nn.Module):
         init = uniform_fan_in(x.shape[-1] * self.width)
         kernel = self.param("kernel", init, (self.width, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", init, (self.features,), jnp.float32)
-        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.padding)
+        y: Any = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.padding)
         return y + bias.astype(self.dtype)[None, None]
 
 

@@ -9,6 +9,7 @@ import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxdti.config import ModelConfig
 from jaxdti.layers.bilinear import BilinearAttention
@@ -33,10 +34,10 @@ class SharedProteins(flax.struct.PyTreeNode):
     uses: Array  # float32 [P]; pairs that use it, 0 for filler
 
 
-def share_proteins(index: Array, row_mask: Array, size: int) -> tuple[Array, SharedProteins]:
+def share_proteins(index: ArrayLike, row_mask: ArrayLike, size: int) -> tuple[Array, SharedProteins]:
     """The distinct values int32 [size] of ``index`` [B], which must fit, and how the pairs use them."""
-    values, rows = jnp.unique(index, return_inverse=True, size=size, fill_value=0)
-    uses = jnp.zeros(size).at[rows].add(row_mask.astype(jnp.float32))
+    values, rows = jnp.unique(jnp.asarray(index), return_inverse=True, size=size, fill_value=0)
+    uses = jnp.zeros(size).at[rows].add(jnp.asarray(row_mask, jnp.float32))
     return values, SharedProteins(rows.astype(jnp.int32), uses)
 
 

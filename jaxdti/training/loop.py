@@ -17,7 +17,16 @@ import optax
 from jax.sharding import Mesh
 
 from jaxdti.config import Config
-from jaxdti.data.batches import Buckets, Chunk, PairBatch, Shape, pair_batch, plan_epoch
+from jaxdti.data.batches import (
+    Buckets,
+    Chunk,
+    PairBatch,
+    Shape,
+    most_distinct,
+    pair_batch,
+    plan_epoch,
+    shared_proteins,
+)
 from jaxdti.data.interactions import FeatureStore, InteractionTable
 from jaxdti.evaluation.metrics import classification_metrics, regression_metrics
 from jaxdti.inference.scoring import Scorer
@@ -159,9 +168,11 @@ def fit(
     training = replicas[0].config.training
     steps = training.chunk_steps or chunk_steps()
     mesh = make_mesh(len(replicas), training.batch_size)
-    run_chunk = _chunk_programs(replicas[0].config, features, buckets, tx, mesh, report)
+    run_chunk = chunk_programs(replicas[0].config, features, buckets, tx, mesh, report)
     state, best = put((state, best), mesh, STATES)
     rows, seeds = [replica.parts["train"] for replica in replicas], [r.config.training.seed for r in replicas]
+    plan = lambda epoch: plan_epoch(rows, buckets, training.batch_size, steps, seeds=seeds, epoch=epoch)
+    shared = {} if replicas[0].config.model.reference else shared_proteins(table, plan(0))
 
     def save() -> None:
         # Of several processes the first one writes, and it holds a part of the arrays only.
@@ -172,12 +183,14 @@ def fit(
 
     with _stop_signals() as stopped:
         while progress.epoch < training.epochs and any(active := _active(progress, training.patience)):
-            chunks = plan_epoch(rows, buckets, training.batch_size, steps, seeds=seeds, epoch=progress.epoch)
+            chunks = plan(progress.epoch)
             pending: list[dict[str, jax.Array]] = []
             started = contact = time.perf_counter()
             for chunk in chunks[progress.chunk :]:
                 chosen = np.where(np.asarray(active)[:, None, None], chunk.rows, -1)
-                state, metrics = run_chunk(state, chunk.bucket, pair_batch(table, chosen))
+                state, metrics = run_chunk(
+                    state, chunk.bucket, pair_batch(table, chosen), _fitting(shared, table, chunk)
+                )
                 pending.append(metrics)
                 progress.chunk += 1
                 now = time.perf_counter()
@@ -228,7 +241,13 @@ def chunk_steps() -> int:
     return 1 if jax.default_backend() == "cpu" else 16
 
 
-def _chunk_programs(
+def _fitting(shared: dict[int, int], table: InteractionTable, chunk: Chunk) -> int | None:
+    """How many proteins the chunk's program encodes a batch; None for one a pair."""
+    size = shared.get(chunk.bucket)
+    return size if size and most_distinct(table.protein, chunk.rows) <= size else None
+
+
+def chunk_programs(
     config: Config,
     features: DeviceFeatures | FeatureStore,
     buckets: Buckets,
@@ -236,7 +255,10 @@ def _chunk_programs(
     mesh: Mesh,
     report: Reporter,
 ):
-    """``run(state, bucket, batches)``: the compiled program of the bucket, compiled and reported at first use."""
+    """``run(state, bucket, batches, proteins=None)``: the bucket's program, compiled and reported at first use.
+
+    ``proteins``, if given, is how many distinct ones to encode a batch; it makes a program of its own.
+    """
     compiled = {}
     running: deque[jax.Array] = deque()
 
@@ -250,22 +272,25 @@ def _chunk_programs(
             jax.block_until_ready(running.popleft())
         return put(chosen, mesh, REPLICATED), put(batches, mesh, BATCHES)
 
-    def run(state: TrainState, bucket: int, batches: PairBatch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def run(
+        state: TrainState, bucket: int, batches: PairBatch, proteins: int | None = None
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         shape = buckets.shapes[bucket]
         chosen, batches = place(batches, shape)
-        if bucket not in compiled:
+        if (bucket, proteins) not in compiled:
 
             def program(state, features, batches):
-                step = make_train_step(pair_objective(config.model, config.task, features, shape), tx)
+                step = make_train_step(pair_objective(config.model, config.task, features, shape, proteins), tx)
                 return jax.vmap(make_chunk(step))(state, batches)
 
             start = time.perf_counter()
-            compiled[bucket] = over_replicas(program, mesh).lower(state, chosen, batches).compile()
+            compiled[bucket, proteins] = over_replicas(program, mesh).lower(state, chosen, batches).compile()
             replicas, steps, size = batches.drug.shape
             together = f"{replicas} replicas x " if replicas > 1 else ""
-            name = f"{together}{steps} x {size} pairs of {shape.atoms} atoms, {shape.residues} residues"
+            distinct = f", {proteins} proteins" if proteins else ""
+            name = f"{together}{steps} x {size} pairs of {shape.atoms} atoms, {shape.residues} residues{distinct}"
             report.compiled(name, time.perf_counter() - start)
-        state, metrics = compiled[bucket](state, chosen, batches)
+        state, metrics = compiled[bucket, proteins](state, chosen, batches)
         if isinstance(features, FeatureStore):
             running.append(metrics["loss"])
         return state, metrics

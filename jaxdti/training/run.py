@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from jaxdti import __version__
+from jaxdti.compilation import keep_programs
 from jaxdti.config import Config, load_config, save_config
 from jaxdti.data.batches import Buckets, plan_epoch
 from jaxdti.data.interactions import DataError
@@ -194,6 +195,7 @@ def fit_replicas(replicas: Sequence[Replica], dataset: Dataset, output: Path) ->
     training = config.training
     if training.distributed and not jax.distributed.is_initialized():
         raise DataError("training.distributed: call jaxdti.training.mesh.join_processes() before any other JAX call")
+    keep_programs()
     tell = say if is_lead() else lambda line: None
     if any(np.ptp(table.label[replica.parts["validation"]]) == 0 for replica in replicas):
         tell(

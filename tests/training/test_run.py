@@ -254,6 +254,22 @@ def test_a_bad_label_late_in_a_run_leaves_the_checkpoint_of_the_last_good_epoch(
     assert resume(run)["epochs"] == 3  # the label is good again
 
 
+def test_encoding_each_protein_once_changes_no_result_without_dropout(tiny_config, tmp_path, monkeypatch, capfd):
+    """40 pairs a batch of 8 proteins; Adam with a small rate, as rounding differs."""
+    config = tiny_config(batch_size=40, buckets=1, learning_rate=1e-4, model={"dropout": 0.0})
+    train(config, tmp_path / "once")
+    assert "64 residues, 16 proteins in" in capfd.readouterr().err
+    monkeypatch.setattr(loop, "shared_proteins", lambda table, chunks: {})
+    train(config, tmp_path / "each")
+    assert "proteins in" not in capfd.readouterr().err
+    once, each = (
+        [strict_json(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+        for run in ("once", "each")
+    )
+    for name in ("loss", "validation_auroc"):
+        np.testing.assert_allclose([r[name] for r in once], [r[name] for r in each], rtol=1e-3)
+
+
 @pytest.fixture(scope="module")
 def ensemble(tiny_config, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "ensemble"
