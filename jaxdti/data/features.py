@@ -309,7 +309,7 @@ def _read_entry(entry: Path) -> Arrays | None:
     except (OSError, ValueError, EOFError):
         return None
     for name, array in arrays.items():
-        if zlib.crc32(array.data.cast("B") if array.size else b"") != sums[name]:
+        if zlib.crc32(np.ascontiguousarray(array).data.cast("B") if array.size else b"") != sums[name]:
             return None
     return arrays
 
