@@ -119,8 +119,9 @@ def measure(*, batch: int, dtype: str, buckets: int, samples: int, profile: Path
     from jaxdti.data.batches import pair_batch, pair_cost, plan_epoch
     from jaxdti.data.load import load_data
     from jaxdti.inference.scoring import buckets_for
-    from jaxdti.training.features import device_features
+    from jaxdti.training.features import host_features
     from jaxdti.training.loop import Reporter, chunk_programs, chunk_steps
+    from jaxdti.training.mesh import REPLICATED, STATES, make_mesh, put
     from jaxdti.training.optimizer import make_optimizer
     from jaxdti.training.state import hyper_parameters, init_replicas
 
@@ -136,8 +137,9 @@ def measure(*, batch: int, dtype: str, buckets: int, samples: int, profile: Path
     ignore = lambda *anything: None
     report = Reporter(ignore, ignore, ignore, lambda name, seconds: compiled.append(seconds))
     tx = make_optimizer(config.training, 100)
-    run = chunk_programs(config, device_features(store), chosen, tx, report)
-    state = init_replicas(config.model, tx, [0], [hyper_parameters(config)])
+    mesh = make_mesh(1, batch)
+    run = chunk_programs(config, put(host_features(store), mesh, REPLICATED), chosen, tx, mesh, report)
+    state = put(init_replicas(config.model, tx, [0], [hyper_parameters(config)]), mesh, STATES)
     plans = (plan_epoch([dataset.parts["train"]], chosen, batch, steps, seeds=[0], epoch=e) for e in range(10**6))
     chunks = [chunk for chunk in next(plans)]
     while sum((chunk.rows >= 0).sum() for chunk in chunks) < samples:
