@@ -47,6 +47,7 @@ from jaxdti.training.step import make_chunk, make_train_step
 __all__ = ["Interrupted", "SweepResults", "replicas_that_fit", "resume_sweep", "sweep", "sweep_table"]
 
 # What replicas of one program may differ in: their rows, and what ``state.hyper_parameters`` traces.
+_MOST_ON_CPU = 8  # more at once are no faster there, and the program grows with them
 _TRACED = (
     *("data.split_seed", "model.dropout", "training.class_weight"),
     *("training.learning_rate", "training.seed", "training.weight_decay"),
@@ -101,7 +102,8 @@ def sweep(
       grid: KEY=V1,V2,... or, with ``random``, KEY=LOW..HIGH; see ``jaxdti.training.grid.parse_grid``.
       output: a directory that does not exist yet or is empty.
       random: so many settings are drawn instead of all combinations, by ``random_seed``.
-      together: most settings trained at once; default: what fits the device's memory, see ``replicas_that_fit``.
+      together: most settings trained at once; default: what fits the device's memory (see
+        ``replicas_that_fit``), on CPU at most 8.
 
     Raises:
       DataError: the grid, a setting or the data are unfit, or ``output`` exists.
@@ -125,6 +127,8 @@ def sweep(
         most = together
         if most is None:
             most = 1 if len(members) == 1 else replicas_that_fit(configs[members[0]], datasets[of_setting[members[0]]])
+            if jax.default_backend() == "cpu":
+                most = min(most, _MOST_ON_CPU)
         groups += equal_parts(members, most)
     create_directory(output)
     plan = Plan(
