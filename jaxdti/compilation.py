@@ -1,4 +1,7 @@
-"""Where compiled programs are kept between runs."""
+"""What compiling leaves behind: programs kept between runs, and memory given back."""
+
+import ctypes
+import sys
 
 import jax
 
@@ -15,3 +18,11 @@ def keep_programs() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(user_cache_dir() / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def release_compiler_memory() -> None:
+    """Gives back what the compiler has freed: about 300 MiB a program on CPU, which glibc would keep until the end."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)

@@ -1,9 +1,12 @@
 """The cache of compiled programs: on accelerators, in the user cache, unless the user says otherwise."""
 
+import os
+import sys
+
 import jax
 import pytest
 
-from jaxdti.compilation import keep_programs
+from jaxdti.compilation import keep_programs, release_compiler_memory
 
 SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 
@@ -30,3 +33,18 @@ def test_a_directory_of_the_users_own_stays(monkeypatch):
     jax.config.update("jax_compilation_cache_dir", "elsewhere")
     keep_programs()
     assert jax.config.jax_compilation_cache_dir == "elsewhere"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_freed_memory_goes_back_to_the_system():
+    def resident() -> int:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    release_compiler_memory()
+    before = resident()
+    blocks = [bytes(64 * 1024) for _ in range(2000)]  # 125 MiB in pieces that glibc keeps in its heap
+    kept = blocks[-1]
+    blocks.clear()
+    release_compiler_memory()
+    assert resident() - before < 30 * 2**20 and len(kept) == 64 * 1024

@@ -95,15 +95,40 @@ class BilinearAttention(nn.Module):
         return score if per_head else score[:, 0]
 
 
+@jax.custom_vjp
 def pooled_attention(v: Array, q: Array, weight: Array, bias: Array) -> Array:
     """``f_k = sum_vq V_vk ((V * w) Q^T + b)_vq Q_qk``; v [B, A, K], q [B, L, K], w [K], b [] -> [B, K].
 
-    The last sum is float32, or float64 where the inputs are.
+    The last sum is float32, or float64 where the inputs are. The gradient with respect to Q is one product instead of
+    two and their sum, each as large as Q.
     """
+    return _pooled_attention(v, q, weight, bias)[0]
+
+
+def _pooled_attention(v: Array, q: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
     wide = jnp.promote_types(v.dtype, jnp.float32)
     score = jnp.einsum("bak,blk->bal", v * weight.astype(v.dtype)[None, None], q) + bias.astype(v.dtype)
     context = jnp.einsum("bal,blk->bak", score, q)
-    return jnp.sum(v.astype(wide) * context.astype(wide), axis=1)
+    return jnp.sum(v.astype(wide) * context.astype(wide), axis=1), (v, q, weight, bias, score, context)
+
+
+def _pooled_attention_gradients(saved: tuple[Array, ...], g: Array) -> tuple[Array, Array, Array, Array]:
+    v, q, weight, bias, score, context = saved
+    wide = g.dtype
+    weighted = v * weight.astype(v.dtype)[None, None]
+    to_context = (v.astype(wide) * g[:, None]).astype(v.dtype)
+    to_score = jnp.einsum("bak,blk->bal", to_context, q)
+    to_weighted = jnp.einsum("bal,blk->bak", to_score, q)
+    # score^T to_context + to_score^T weighted, stacked over atoms.
+    maps, rows = jnp.concatenate([score, to_score], 1), jnp.concatenate([to_context, weighted], 1)
+    to_q = jnp.einsum("bal,bak->blk", maps, rows)
+    to_v = context.astype(wide) * g[:, None] + to_weighted.astype(wide) * weight.astype(wide)[None, None]
+    to_weight = jnp.sum(to_weighted.astype(wide) * v.astype(wide), (0, 1))
+    to_bias = jnp.sum(to_score.astype(wide))
+    return to_v.astype(v.dtype), to_q, to_weight.astype(weight.dtype), to_bias.astype(bias.dtype)
+
+
+pooled_attention.defvjp(_pooled_attention, _pooled_attention_gradients)
 
 
 def gram_state(x: Array) -> tuple[Array, Array]:

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from jaxdti.compilation import release_compiler_memory
 from jaxdti.config import Config
 from jaxdti.data.batches import (
     Buckets,
@@ -285,6 +286,7 @@ def chunk_programs(
 
             start = time.perf_counter()
             compiled[bucket, proteins] = over_replicas(program, mesh).lower(state, chosen, batches).compile()
+            release_compiler_memory()
             replicas, steps, size = batches.drug.shape
             together = f"{replicas} replicas x " if replicas > 1 else ""
             distinct = f", {proteins} proteins" if proteins else ""
