@@ -113,7 +113,7 @@ def test_a_section_may_be_merged_from_an_anchor(write):
         ("data: {max_rejected: 2}", "{path}: data.max_rejected=2.0: must be between 0.0 and 1.0"),
         ("training: {clip_norm: -1}", "{path}: training.clip_norm=-1.0: must be above 0"),
         ("training: {patience: 0}", "{path}: training.patience=0: must be at least 1"),
-        ("training: {seed: -1}", "{path}: training.seed=-1: must be at least 0"),
+        ("training: {seed: -1}", "{path}: training.seed=-1: must be between 0 and 2147483646"),
         (
             "model: {decoder_features: []}",
             "{path}: model.decoder_features=(): one or more whole numbers above 0 are expected",
