@@ -67,7 +67,7 @@ def settings(backend: str, quick: bool) -> list[Row]:
     if backend != "cpu":
         batches = [standard | {"batch": n, "dtype": d} for n in (64, 256, 1024) for d in ("float32", "bfloat16")]
         return both + [row | {"malloc": "default", "samples": 16 * row["batch"]} for row in batches]
-    variants = ({"batch": 16}, {"batch": 256}, {"dtype": "bfloat16", "samples": 512}, {"buckets": 1}, {"buckets": 12})
+    variants = ({"batch": 16}, {"batch": 256}, {"dtype": "bfloat16", "samples": 512}, {"buckets": 1})
     return both + [standard | variant | {"malloc": "tuned"} for variant in variants]
 
 
