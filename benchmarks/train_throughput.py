@@ -60,14 +60,14 @@ def _extra(parser: argparse.ArgumentParser) -> None:
 
 def settings(backend: str, quick: bool) -> list[Row]:
     """What is measured: the first entry of each allocator setting stands beside the peer."""
-    standard = {"batch": 64, "dtype": "float32", "buckets": 6, "samples": 512 if quick else 2048}
+    standard = {"batch": 64, "dtype": "float32", "buckets": 12, "samples": 512 if quick else 2048}
     both = [standard | {"malloc": malloc} for malloc in ("default", "tuned")]
     if quick:
         return both
     if backend != "cpu":
         batches = [standard | {"batch": n, "dtype": d} for n in (64, 256, 1024) for d in ("float32", "bfloat16")]
         return both + [row | {"malloc": "default", "samples": 16 * row["batch"]} for row in batches]
-    variants = ({"batch": 16}, {"batch": 256}, {"dtype": "bfloat16", "samples": 512}, {"buckets": 1})
+    variants = ({"buckets": 6}, {"buckets": 6, "batch": 16}, {"buckets": 6, "dtype": "bfloat16"}, {"buckets": 1})
     return both + [standard | variant | {"malloc": "tuned"} for variant in variants]
 
 

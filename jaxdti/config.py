@@ -202,7 +202,7 @@ class TrainingConfig:
     """of the initial weights, the order of the pairs and the dropout"""
     replicas: int = 1
     """models trained at once, with seeds counting up from training.seed; predictions are their mean"""
-    buckets: int = 6
+    buckets: int = 8
     """distinct batch shapes at most"""
     chunk_steps: int | None = None
     """steps of one program call; default: 1 on CPU, 16 on accelerators"""

@@ -1,12 +1,14 @@
 """Bilinear attention between atoms and residues, pooled to one vector a pair, without a map per head."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxdti.layers.dropout import dropout
-from jaxdti.layers.linear import WeightNormLinear
+from jaxdti.layers.linear import WeightNormLinear, product
 from jaxdti.layers.norm import MaskedBatchNorm
 
 
@@ -46,33 +48,30 @@ class BilinearAttention(nn.Module):
         """H float32 [heads, K], normalised by one gain."""
         return self.head_kernel * (self.head_gain / jnp.linalg.norm(self.head_kernel.reshape(-1)))
 
-    def project(self, drug, protein, drug_mask, protein_mask, rate, *, train: bool) -> tuple[Array, Array]:
-        """V [B, A, K] and Q [B, L, K], 0 at padding."""
+    def __call__(self, drug, protein, drug_mask, protein_mask, row_mask, rate, *, train: bool) -> Array:
         if train:
-            drug = dropout(drug, rate, self.make_rng("dropout"))
-            protein = dropout(protein, rate, self.make_rng("dropout"))
-        return self.project_drug(drug, drug_mask), self.project_protein(protein, protein_mask)
-
-    def __call__(
-        self, drug, protein, drug_mask, protein_mask, row_mask, rate, protein_rows=None, *, train: bool
-    ) -> Array:
-        """``protein_rows``: int32 [B], the row of ``protein`` that each pair has; None where there is one a pair."""
-        v, q = self.project(drug, protein, drug_mask, protein_mask, rate, train=train)
-        if protein_rows is not None:
-            q, protein_mask = q[protein_rows], protein_mask[protein_rows]
-        f = pooled_attention(v, q, jnp.sum(self.heads_weight(), 0), jnp.sum(self.head_bias))
+            drug, protein = self.dropped(drug, protein, rate)
+        projections = self.drug_projection.weights(drug.shape[-1]), self.protein_projection.weights(protein.shape[-1])
+        attend = partial(attended, projections, self.folded_heads())
+        if jax.default_backend() == "cpu":
+            # Pair by pair the projections stay in the caches, and are made again for the gradients instead of kept.
+            attend = partial(jax.lax.map, jax.checkpoint(attend))
+        f = attend((drug, protein, drug_mask, protein_mask))
         f = f / pool_size(self.pool, drug_mask, protein_mask)[:, None]
         joint = f.reshape(f.shape[0], self.joint_features, self.pool_size).sum(-1)
         return self.norm(joint, row_mask, train=train)
 
+    def dropped(self, drug: Array, protein: Array, rate: float | Array) -> tuple[Array, Array]:
+        """Both after dropout, which falls on the inputs of the projections."""
+        return dropout(drug, rate, self.make_rng("dropout")), dropout(protein, rate, self.make_rng("dropout"))
+
     def project_drug(self, drug: Array, mask: Array) -> Array:
         """V [B, A, K], 0 at padding: all that the attention needs of a drug."""
-        # Masked after the ReLU: relu(bias) is not 0 at padding.
-        return nn.relu(self.drug_projection(drug)) * mask[..., None].astype(self.dtype)
+        return projected(self.drug_projection.weights(drug.shape[-1]), drug, mask)
 
     def project_protein(self, protein: Array, mask: Array) -> Array:
         """Q [B, L, K], 0 at padding: all that the attention needs of a protein."""
-        return nn.relu(self.protein_projection(protein)) * mask[..., None].astype(self.dtype)
+        return projected(self.protein_projection.weights(protein.shape[-1]), protein, mask)
 
     def folded_heads(self) -> tuple[Array, Array]:
         """w float32 [K] and b float32 []: the heads as they enter f."""
@@ -86,13 +85,35 @@ class BilinearAttention(nn.Module):
 
     def attention(self, drug, protein, drug_mask, protein_mask, *, per_head: bool = False) -> Array:
         """The map without dropout: float32 [B, A, L] summed over heads, or [B, heads, A, L]; 0 at padding."""
-        v, q = self.project(drug, protein, drug_mask, protein_mask, 0.0, train=False)
+        v, q = self.project_drug(drug, drug_mask), self.project_protein(protein, protein_mask)
         weight, bias = self.heads_weight(), self.head_bias
         if not per_head:
             weight, bias = weight.sum(0, keepdims=True), bias.sum(0, keepdims=True)
         score = jnp.einsum("hk,bak,blk->bhal", weight, v, q) + bias[None, :, None, None]
         score = jnp.where(drug_mask[:, None, :, None] & protein_mask[:, None, None, :], score, 0.0)
         return score if per_head else score[:, 0]
+
+
+def projected(weights: tuple[Array, Array], x: Array, mask: Array) -> Array:
+    """``ReLU(x W + b)``, 0 where masked; x [..., F], W [F, K], b [K], mask bool [...] -> [..., K]."""
+    weight, bias = weights
+    y = product(x.astype(weight.dtype), weight) + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+    # Masked after the ReLU: relu(bias) is not 0 at padding.
+    return nn.relu(y) * mask[..., None].astype(y.dtype)
+
+
+def attended(projections, heads: tuple[Array, Array], pairs: tuple[Array, Array, Array, Array]) -> Array:
+    """f [B, K] of pairs (drug [B, A, Fd], protein [B, L, Fp], and their masks), or f [K] of one without the axis B.
+
+    Args:
+      projections: (W, b) of the drug and of the protein.
+      heads: w [K] and b [].
+    """
+    drug, protein, drug_mask, protein_mask = pairs
+    v, q = projected(projections[0], drug, drug_mask), projected(projections[1], protein, protein_mask)
+    if v.ndim == 2:
+        return pooled_attention(v[None], q[None], *heads)[0]
+    return pooled_attention(v, q, *heads)
 
 
 @jax.custom_vjp

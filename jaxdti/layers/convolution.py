@@ -16,7 +16,11 @@ _LAYOUT = ("NWC", "WIO", "NWC")
 
 
 class Convolution(nn.Module):
-    """``y_i = sum_j x_{i+j} W_j + b``, stride 1; x [B, L, I] -> [B, L', features] in ``dtype``, parameters float32."""
+    """``y_i = sum_j x_{i+j} W_j + b``, stride 1; x [B, L, I] -> [B, L', features] in ``dtype``, parameters float32.
+
+    With ``basis`` [letters, I], x is [B, L, letters] and stands for x @ basis: folded into the kernel, that costs
+    letters / I of the multiplications.
+    """
 
     features: int
     width: int
@@ -24,10 +28,13 @@ class Convolution(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        init = uniform_fan_in(x.shape[-1] * self.width)
-        kernel = self.param("kernel", init, (self.width, x.shape[-1], self.features), jnp.float32)
+    def __call__(self, x: Array, basis: Array | None = None) -> Array:
+        inputs = x.shape[-1] if basis is None else basis.shape[-1]
+        init = uniform_fan_in(inputs * self.width)
+        kernel = self.param("kernel", init, (self.width, inputs, self.features), jnp.float32)
         bias = self.param("bias", init, (self.features,), jnp.float32)
+        if basis is not None:
+            kernel = jnp.einsum("ai,wif->waf", basis, kernel)
         y: Any = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.padding)
         return y + bias.astype(self.dtype)[None, None]
 

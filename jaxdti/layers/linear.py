@@ -35,13 +35,18 @@ class WeightNormLinear(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        init = uniform_fan_in(x.shape[-1])
-        kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
+    def weights(self, inputs: int) -> tuple[Array, Array]:
+        """W [inputs, features] and b [features], in ``dtype``."""
+        init = uniform_fan_in(inputs)
+        kernel = self.param("kernel", init, (inputs, self.features), jnp.float32)
         gain = self.param("gain", lambda key: jnp.linalg.norm(kernel.reshape(-1)))
         bias = self.param("bias", init, (self.features,), jnp.float32)
-        weight = (kernel * (gain / jnp.linalg.norm(kernel.reshape(-1)))).astype(self.dtype)
-        return product(x.astype(self.dtype), weight) + bias.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+        weight = kernel * (gain / jnp.linalg.norm(kernel.reshape(-1)))
+        return weight.astype(self.dtype), bias.astype(self.dtype)
+
+    def __call__(self, x: Array) -> Array:
+        weight, bias = self.weights(x.shape[-1])
+        return product(x.astype(self.dtype), weight) + bias.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 @jax.custom_vjp

@@ -23,7 +23,8 @@ class ProteinBatch(flax.struct.PyTreeNode):
 
 
 class SequenceConvolution(nn.Module):
-    """``y = BN(ReLU(conv(x)))``, stride 1; x [B, L, F], mask [B, L] -> [B, L', features].
+    """``y = BN(ReLU(conv(x)))``, stride 1; x [B, L, F], mask [B, L] -> [B, L', features];
+    ``basis`` as in ``Convolution``.
 
     With ``padding="SAME"`` L' = L, position i of the result is centred on residue i (an even kernel reaches one
     further to the right), and masked positions leave as 0, so that the next convolution sees the end of a chain
@@ -38,7 +39,7 @@ class SequenceConvolution(nn.Module):
     unbiased: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array, *, train: bool) -> Array:
-        y = Convolution(self.features, self.kernel, self.padding, dtype=self.dtype, name="conv")(x)
+    def __call__(self, x: Array, mask: Array, basis: Array | None = None, *, train: bool) -> Array:
+        y = Convolution(self.features, self.kernel, self.padding, dtype=self.dtype, name="conv")(x, basis)
         y = MaskedBatchNorm(unbiased=self.unbiased, name="norm")(nn.relu(y), mask, train=train)
         return y * (mask > 0)[..., None].astype(y.dtype)

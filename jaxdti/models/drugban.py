@@ -7,6 +7,7 @@ atom-residue pair into one joint vector, and a small network decodes it into a s
 
 import flax.linen as nn
 import flax.struct
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -26,8 +27,8 @@ REFERENCE_RESIDUES = 1200  # every protein to this many residues, and masks neit
 class SharedProteins(flax.struct.PyTreeNode):
     """P proteins that B pairs share, each encoded once.
 
-    BatchNorm counts a protein as often as pairs use it, so without dropout values and gradients equal those of one
-    protein a pair; dropout then falls on a protein, the same for all its pairs.
+    BatchNorm counts a protein as often as pairs use it, so values and gradients equal those of one protein a pair.
+    Dropout comes after, pair by pair.
     """
 
     rows: Array  # int32 [B]; the protein of each pair
@@ -92,15 +93,18 @@ class DrugBAN(nn.Module):
 
         ``uses`` [B], bool or float32, is how often each protein counts in the statistics of BatchNorm; 0 for filler.
         """
-        x = self.embedding(protein.residues.astype(jnp.int32))
+        dtype = jnp.dtype(self.config.dtype)
         # Letter 0 is padding or unknown: a zero vector that learns nothing.
-        x = x * (protein.residues > 0)[..., None].astype(x.dtype)
+        letters = jax.nn.one_hot(protein.residues.astype(jnp.int32) - 1, LETTERS - 1, dtype=dtype)
+        basis = self.embedding(jnp.arange(1, LETTERS)).astype(jnp.float32)
         if not self.config.reference:
             weight = protein.mask * uses[:, None]
-            x = x * (weight > 0)[..., None].astype(x.dtype)
-            for layer in self.sequence_layers:
+            first, *layers = self.sequence_layers
+            x = first(letters * (weight > 0)[..., None].astype(dtype), weight, basis, train=train)
+            for layer in layers:
                 x = layer(x, weight, train=train)
             return x, weight > 0
+        x = letters @ basis.astype(dtype)
         for layer in self.sequence_layers:
             length = x.shape[1] - layer.kernel + 1
             x = layer(x, jnp.broadcast_to(uses[:, None], (x.shape[0], length)), train=train)
@@ -122,10 +126,11 @@ class DrugBAN(nn.Module):
 
         ``protein`` holds one protein a pair, or with ``shared`` each of them once.
         """
-        uses, protein_rows = (shared.uses, shared.rows) if shared else (row_mask, None)
         atoms, atom_mask = self.encode_drug(drug, row_mask, train=train)
-        residues, residue_mask = self.encode_protein(protein, uses, train=train)
-        joint = self.bilinear(atoms, residues, atom_mask, residue_mask, row_mask, dropout, protein_rows, train=train)
+        residues, residue_mask = self.encode_protein(protein, shared.uses if shared else row_mask, train=train)
+        if shared:
+            residues, residue_mask = residues[shared.rows], residue_mask[shared.rows]
+        joint = self.bilinear(atoms, residues, atom_mask, residue_mask, row_mask, dropout, train=train)
         return self.decoder(joint.astype(jnp.dtype(self.config.dtype)), row_mask, train=train)
 
     def project_drug(self, drug: DrugBatch, row_mask: Array) -> tuple[Array, Array]:

@@ -105,8 +105,10 @@ def as_float32(tree):
     return jax.tree.map(np.float32, tree)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize("pool", ["sum", "mean", "sqrt"])
-def test_layer_in_training_matches_numpy(layer, pool):
+def test_layer_in_training_matches_numpy(layer, pool, backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)  # pair by pair, or all pairs at once
     drug, protein, params, stats = layer
     module = BilinearAttention(JOINT, POOL, HEADS, pool)
 
@@ -155,13 +157,16 @@ def test_dropout_falls_on_the_inputs_of_both_projections(layer):
     drug, protein, params, stats = layer
     module = BilinearAttention(JOINT, POOL, HEADS, "sum")
 
+    def project(module, drug, protein):
+        return module.project_drug(drug, DRUG_MASK), module.project_protein(protein, PROTEIN_MASK)
+
     @jax.jit
     def run(variables, drug, protein, rate, key):
-        project = lambda train: module.apply(
-            variables, drug, protein, DRUG_MASK, PROTEIN_MASK, rate, train=train, method="project",
-            rngs={"dropout": key},
-        )  # fmt: skip
-        return project(True), project(False)
+        after_dropout = lambda module, *inputs: project(module, *module.dropped(*inputs, rate))
+        return (
+            module.apply(variables, drug, protein, method=after_dropout, rngs={"dropout": key}),
+            module.apply(variables, drug, protein, method=project),
+        )
 
     arguments = as_float32(({"params": params, "batch_stats": stats}, drug, protein))
     first, still = run(*arguments, 0.5, np.uint32([0, 1]))
@@ -172,3 +177,28 @@ def test_dropout_falls_on_the_inputs_of_both_projections(layer):
         assert np.abs(np.asarray(one) - np.asarray(other)).max() > 0.1
         np.testing.assert_allclose(zero_rate, expected, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(at_rest, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("replicas", [False, True])
+def test_gradients_pair_by_pair_are_those_of_all_pairs_at_once(layer, monkeypatch, replicas):
+    drug, protein, params, stats = as_float32(layer)
+    module = BilinearAttention(JOINT, POOL, HEADS, "mean")
+    weight = np.random.default_rng(4).normal(size=(4, JOINT)).astype(np.float32)
+
+    def loss(params, drug, protein):
+        joint, _ = module.apply(
+            {"params": params, "batch_stats": stats}, drug, protein, DRUG_MASK, PROTEIN_MASK, ROW_MASK, 0.0,
+            train=True, mutable="batch_stats", rngs={"dropout": np.zeros(2, np.uint32)},
+        )  # fmt: skip
+        return jnp.sum(jnp.where(ROW_MASK[:, None], joint * weight, 0.0))
+
+    def gradients(backend):
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        gradient = jax.grad(loss, argnums=(0, 1, 2))
+        if not replicas:
+            return jax.jit(gradient)(params, drug, protein)
+        twice = jax.tree.map(lambda x: np.stack([x, 1.5 * x]), (params, drug, protein))
+        return jax.jit(jax.vmap(gradient))(*twice)
+
+    for one, other in zip(*map(jax.tree.leaves, map(gradients, ("cpu", "gpu"))), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-4)
