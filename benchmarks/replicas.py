@@ -40,14 +40,21 @@ def measure(name: str, batch: int, replicas: int, step, init, batch_of, *, repea
     states = [init(seed) for seed in range(replicas)]
     batches = [batch_of(seed) for seed in range(replicas)]
     stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-    one, stacked_states, stacked_batches = jax.jit(step), stack(states), stack(batches)
+    together, stacked_batches, single = stack(states), stack(batches), init(0)
     start = time.perf_counter()
-    many = jax.jit(jax.vmap(step)).lower(stacked_states, stacked_batches).compile()
+    many = jax.jit(jax.vmap(step), donate_argnums=0).lower(together, stacked_batches).compile()
     compile_seconds = time.perf_counter() - start
+    one = jax.jit(step, donate_argnums=0)
+    kept = {"together": together, "separate": states, "one": single}
+
+    def run(name: str, advance) -> None:
+        kept[name] = jax.block_until_ready(advance(kept[name]))
+
+    # As in training, a state is given up for the next one.
     functions = {
-        "together": lambda: jax.block_until_ready(many(stacked_states, stacked_batches)),
-        "separate": lambda: jax.block_until_ready([one(*pair) for pair in zip(states, batches, strict=True)]),
-        "one": lambda: jax.block_until_ready(one(states[0], batches[0])),
+        "together": lambda: run("together", lambda state: first(many(state, stacked_batches))),
+        "separate": lambda: run("separate", lambda old: [first(one(*x)) for x in zip(old, batches, strict=True)]),
+        "one": lambda: run("one", lambda state: first(one(state, batches[0]))),
     }
     interleaved(functions, 1)
     seconds = interleaved(functions, repeats)
@@ -67,6 +74,11 @@ def measure(name: str, batch: int, replicas: int, step, init, batch_of, *, repea
         "peak_host_mib": host / 2**20 if host else None,
         "peak_device_mib": device / 2**20 if device else None,
     }
+
+
+def first(result):
+    """The state, of a step's (state, metrics)."""
+    return result[0]
 
 
 def mlp(batch: int):
@@ -89,7 +101,7 @@ def mlp(batch: int):
     def step(state, batch):
         params, moments = state
         updates, moments = tx.update(jax.grad(loss)(params, batch), moments, params)
-        return optax.apply_updates(params, updates), moments
+        return (optax.apply_updates(params, updates), moments), {}
 
     def batch_of(seed: int):
         rng = np.random.default_rng(seed)
