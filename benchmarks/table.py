@@ -17,6 +17,7 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("malloc", "malloc", "{}"),
         ("batch", "batch", "{}"),
         ("dtype", "dtype", "{}"),
+        ("buckets", "buckets", "{}"),
         ("samples_per_second", "samples/s", "{:.1f}"),
         ("ratio_to_peer", "× peer", "{:.1f}"),
         ("percent_of_ceiling", "% of matmul ceiling", "{:.0f}"),
