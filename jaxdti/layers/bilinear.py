@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxdti.layers.dropout import dropout
-from jaxdti.layers.linear import WeightNormLinear, product
+from jaxdti.layers.linear import NormalisedWeights, product
 from jaxdti.layers.norm import MaskedBatchNorm
 
 
@@ -36,8 +36,8 @@ class BilinearAttention(nn.Module):
 
     def setup(self):
         rank = self.joint_features * self.pool_size
-        self.drug_projection = WeightNormLinear(rank, dtype=self.dtype)
-        self.protein_projection = WeightNormLinear(rank, dtype=self.dtype)
+        self.drug_projection = NormalisedWeights(rank, dtype=self.dtype)
+        self.protein_projection = NormalisedWeights(rank, dtype=self.dtype)
         normal = nn.initializers.normal(1.0)
         self.head_kernel = self.param("head_kernel", normal, (self.heads, rank), jnp.float32)
         self.head_gain = self.param("head_gain", lambda key: jnp.linalg.norm(self.head_kernel.reshape(-1)))
@@ -51,7 +51,7 @@ class BilinearAttention(nn.Module):
     def __call__(self, drug, protein, drug_mask, protein_mask, row_mask, rate, *, train: bool) -> Array:
         if train:
             drug, protein = self.dropped(drug, protein, rate)
-        projections = self.drug_projection.weights(drug.shape[-1]), self.protein_projection.weights(protein.shape[-1])
+        projections = self.drug_projection(drug.shape[-1]), self.protein_projection(protein.shape[-1])
         attend = partial(attended, projections, self.folded_heads())
         if jax.default_backend() == "cpu":
             # Pair by pair the projections stay in the caches, and are made again for the gradients instead of kept.
@@ -67,11 +67,11 @@ class BilinearAttention(nn.Module):
 
     def project_drug(self, drug: Array, mask: Array) -> Array:
         """V [B, A, K], 0 at padding: all that the attention needs of a drug."""
-        return projected(self.drug_projection.weights(drug.shape[-1]), drug, mask)
+        return projected(self.drug_projection(drug.shape[-1]), drug, mask)
 
     def project_protein(self, protein: Array, mask: Array) -> Array:
         """Q [B, L, K], 0 at padding: all that the attention needs of a protein."""
-        return projected(self.protein_projection.weights(protein.shape[-1]), protein, mask)
+        return projected(self.protein_projection(protein.shape[-1]), protein, mask)
 
     def folded_heads(self) -> tuple[Array, Array]:
         """w float32 [K] and b float32 []: the heads as they enter f."""

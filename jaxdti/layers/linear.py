@@ -25,28 +25,23 @@ class Linear(nn.Module):
         return nn.Dense(self.features, self.use_bias, self.dtype, kernel_init=init, bias_init=init, name="dense")(x)
 
 
-class WeightNormLinear(nn.Module):
-    """``y = x (g V / ||V||) + b`` with one Frobenius norm over V and a scalar g (arXiv:1602.07868).
+class NormalisedWeights(nn.Module):
+    """W and b of ``y = x W + b`` with ``W = g V / ||V||``: one Frobenius norm over V and a scalar g (arXiv:1602.07868).
 
-    x [..., I] -> [..., features] in ``dtype``; parameters float32. g starts at ||V||.
+    The number of inputs -> W [inputs, features] and b [features] in ``dtype``; parameters float32. g starts at ||V||.
     """
 
     features: int
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
-    def weights(self, inputs: int) -> tuple[Array, Array]:
-        """W [inputs, features] and b [features], in ``dtype``."""
+    def __call__(self, inputs: int) -> tuple[Array, Array]:
         init = uniform_fan_in(inputs)
         kernel = self.param("kernel", init, (inputs, self.features), jnp.float32)
         gain = self.param("gain", lambda key: jnp.linalg.norm(kernel.reshape(-1)))
         bias = self.param("bias", init, (self.features,), jnp.float32)
         weight = kernel * (gain / jnp.linalg.norm(kernel.reshape(-1)))
         return weight.astype(self.dtype), bias.astype(self.dtype)
-
-    def __call__(self, x: Array) -> Array:
-        weight, bias = self.weights(x.shape[-1])
-        return product(x.astype(self.dtype), weight) + bias.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 @jax.custom_vjp

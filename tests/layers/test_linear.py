@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdti.layers.linear import Linear, WeightNormLinear
+from jaxdti.layers.linear import Linear, NormalisedWeights, product
 from jaxdti.layers.mlp import Decoder
 
 
@@ -40,11 +40,16 @@ def weight_norm(x, kernel, gain, bias):
     return x @ (kernel * gain / np.sqrt((kernel**2).sum())) + bias
 
 
+def normalised(params, x):
+    weight, bias = NormalisedWeights(len(params["bias"])).apply({"params": params}, x.shape[-1])
+    return product(x, weight) + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
 def test_weight_normalisation_starts_as_a_plain_layer():
     x = np.random.default_rng(0).normal(size=(5, 8))
-    params = initial(WeightNormLinear(12), as_float32(x))["params"]
+    params = NormalisedWeights(12).init(jax.random.PRNGKey(0), 8)["params"]
     np.testing.assert_allclose(params["gain"], np.linalg.norm(params["kernel"]), rtol=1e-6)
-    got = jax.jit(WeightNormLinear(12).apply)({"params": params}, as_float32(x))
+    got = jax.jit(normalised)(params, as_float32(x))
     np.testing.assert_allclose(got, x @ np.asarray(params["kernel"]) + np.asarray(params["bias"]), rtol=1e-5, atol=1e-6)
 
 
@@ -54,7 +59,7 @@ def test_weight_normalisation_values_and_gradients(complex_step):
     params = {"kernel": rng.normal(size=(4, 5)), "gain": np.array(1.7), "bias": rng.normal(size=5)}
 
     def loss(params, x):
-        y = WeightNormLinear(5).apply({"params": params}, x)
+        y = normalised(params, x)
         return jnp.sum(y * as_float32(upstream)), y
 
     (_, y), (got, got_x) = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(*as_float32((params, x)))
