@@ -32,7 +32,7 @@ class Discriminator(nn.Module):
 class ClasswiseDiscriminators(nn.Module):
     """``classes`` discriminators with weights of their own, as one stacked network.
 
-    x [..., F], mask bool [...] -> float32 [classes, ..., 2].
+    x [classes, ..., F], mask bool [...] -> float32 [classes, ..., 2].
     """
 
     classes: int
@@ -44,7 +44,7 @@ class ClasswiseDiscriminators(nn.Module):
             Discriminator,
             variable_axes={"params": 0, "batch_stats": 0},
             split_rngs={"params": True},
-            in_axes=None,
+            in_axes=(0, None),
             axis_size=self.classes,
         )
         return stacked(self.features, name="each")(x, mask)

@@ -10,7 +10,7 @@ from jaxdti.adaptation.discriminator import domain_cross_entropy
 from jaxdti.adaptation.domains import TARGET, Domains, entropy, weighted_mean
 from jaxdti.layers.reversal import reverse_gradient
 
-ClasswiseDiscriminate = Callable[[Array, Array], Array]  # x [..., 2, B, F], mask [2, B] -> logits [K, 2, B, 2]
+ClasswiseDiscriminate = Callable[[Array, Array], Array]  # x [K, 2, B, F], mask [2, B] -> logits [K, 2, B, 2]
 
 
 def class_weights(probabilities: Array, mask: Array) -> Array:
@@ -30,7 +30,9 @@ def san_loss(domains: Domains, discriminate: ClasswiseDiscriminate, strength: fl
       weights: float32 [K], ``class_weights`` of the batch's or of all target rows.
     """
     probabilities = jax.lax.stop_gradient(domains.probabilities)
-    logits = discriminate(reverse_gradient(domains.features, strength), domains.mask)
+    features = reverse_gradient(domains.features, strength)
+    features = jnp.broadcast_to(features, (len(weights), *features.shape))
+    logits = discriminate(features, domains.mask)
     loss = jnp.where(domains.mask, domain_cross_entropy(logits), 0.0)  # [K, 2, B]
     per_class = jnp.einsum("dbk,kdb->k", probabilities * domains.mask[..., None], loss)
     total = jnp.sum(jax.lax.stop_gradient(weights) * per_class)
@@ -39,18 +41,14 @@ def san_loss(domains: Domains, discriminate: ClasswiseDiscriminate, strength: fl
 
 def san_released_loss(
     domains: Domains,
-    discriminate: Callable[[Array, Array], Array],
+    discriminate: ClasswiseDiscriminate,
     strength: float | Array,
     weights: Array,
 ) -> Array:
     """What the authors' released code computes instead: ``sum_k mean_i CE(D_k(R_k(y_ik f_i)), d_i)``.
 
     The features are multiplied by the class's prediction, and ``w_k / max w`` only scales the strength of the class's
-    reversal R_k.
-
-    Args:
-      discriminate: x [K, 2, B, F], mask [2, B] -> logits [K, 2, B, 2].
-      weights: as for ``san_loss``.
+    reversal R_k. ``weights`` are those of ``san_loss``.
     """
     probabilities = jax.lax.stop_gradient(domains.probabilities)
     weights = jax.lax.stop_gradient(weights)
