@@ -230,6 +230,45 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlantedExpressionConfig:
+    """The embedded cell lines and patients, used when ``response.dataset`` is ``planted-expression``."""
+
+    genes: int = 240
+    """columns of both expression tables"""
+    source: int = 500
+    """cell lines, all with responses"""
+    target: int = 1000
+    """patients"""
+    labelled: float = 0.5
+    """share of the patients with responses"""
+    drugs: int = 4
+    """drugs, each with its own response signal"""
+    shared: int = 8
+    """factors that both domains have; responses depend on three of them"""
+    private: int = 6
+    """factors of each domain alone"""
+    shift: float = 1.5
+    """strength of the private factors, 1 being that of a shared one"""
+    confounding: float = 0.5
+    """effect of private factors and of the known confounder on the source response, 1 being that of the signal"""
+    noise: float = 0.5
+    """standard deviation of the noise of a gene, and of the source response"""
+    seed: int = 0
+    """of the generator"""
+
+    def __post_init__(self):
+        _between("response.planted.source", self.source, 50)
+        _between("response.planted.target", self.target, 50)
+        _between("response.planted.labelled", self.labelled, 0.0, 1.0)
+        _between("response.planted.drugs", self.drugs, 1)
+        _between("response.planted.shared", self.shared, 3)
+        _between("response.planted.private", self.private, 1, self.shared)
+        _between("response.planted.genes", self.genes, 12 * self.shared + 16 * self.private + 8)
+        for name in ("shift", "confounding", "noise", "seed"):
+            _between(f"response.planted.{name}", getattr(self, name), 0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class OutputConfig:
     """What is written, and where."""
 
