@@ -49,8 +49,9 @@ def cdan_loss(
       conditioned: CDAN+E, ``w = 1 + exp(-H(g))``, detached: rows predicted with confidence count more. Otherwise w = 1.
       reference: w as the published DrugBAN code has it: not detached but reversed, with 1e-5 inside the logarithm.
     """
+    domains = domains.visible
     probabilities = jax.lax.stop_gradient(domains.probabilities)
-    joint = multilinear_map(reverse_gradient(domains.features.astype(jnp.float32), strength), probabilities, random)
+    joint = multilinear_map(reverse_gradient(domains.features, strength), probabilities, random)
     loss = domain_cross_entropy(discriminate(joint, domains.mask))
     weights = domains.mask.astype(jnp.float32)
     if conditioned and reference:

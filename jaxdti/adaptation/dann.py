@@ -17,6 +17,7 @@ def dann_loss(domains: Domains, discriminate: Discriminate, strength: float | Ar
 
     A float32 scalar; 0 while a domain has no rows.
     """
+    domains = domains.visible
     logits = discriminate(reverse_gradient(domains.features, strength), domains.mask)
     each = weighted_mean(domain_cross_entropy(logits), domains.mask.astype(jnp.float32))
     return jnp.where(domains.complete, jnp.sum(each), 0.0)

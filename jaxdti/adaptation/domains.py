@@ -21,6 +21,12 @@ class Domains(flax.struct.PyTreeNode):
         return class_probabilities(self.logits)
 
     @property
+    def visible(self) -> "Domains":
+        """The same in float32, zeros in masked rows: not even a NaN there may reach a value or a gradient."""
+        zeroed = lambda x: jnp.where(self.mask[..., None], x.astype(jnp.float32), 0.0)
+        return self.replace(features=zeroed(self.features), logits=zeroed(self.logits))
+
+    @property
     def complete(self) -> Array:
         """bool []: both domains have rows, so that there is something to compare."""
         return jnp.all(jnp.any(self.mask, 1))

@@ -17,6 +17,7 @@ def mcc(logits: Array, mask: Array, temperature: float = 2.5) -> Array:
       logits: float [B, K]; K = 1 stands for the classes 0 and 1 of a sigmoid.
       mask: bool [B].
     """
+    logits = jnp.where(mask[:, None], logits.astype(jnp.float32), 0.0)
     probabilities = class_probabilities(logits / temperature)
     weights = jnp.where(mask, 1.0 + jnp.exp(-entropy(jax.lax.stop_gradient(probabilities))), 0.0)
     weights = weights * jnp.sum(mask) / jnp.maximum(jnp.sum(weights), 1e-12)

@@ -25,6 +25,7 @@ def pada_loss(
       labels: int [B], classes of the source rows; any of 0 .. K - 1 where masked.
       weights: float32 [K], ``san.class_weights``.
     """
+    domains = domains.visible
     loss = domain_cross_entropy(discriminate(reverse_gradient(domains.features, strength), domains.mask))
     mask = domains.mask.astype(jnp.float32)
     source = weighted_mean(loss[SOURCE] * source_weights(labels, weights), mask[SOURCE])

@@ -29,6 +29,7 @@ def san_loss(domains: Domains, discriminate: ClasswiseDiscriminate, strength: fl
     Args:
       weights: float32 [K], ``class_weights`` of the batch's or of all target rows.
     """
+    domains = domains.visible
     probabilities = jax.lax.stop_gradient(domains.probabilities)
     features = reverse_gradient(domains.features, strength)
     features = jnp.broadcast_to(features, (len(weights), *features.shape))
@@ -50,10 +51,11 @@ def san_released_loss(
     The features are multiplied by the class's prediction, and ``w_k / max w`` only scales the strength of the class's
     reversal R_k. ``weights`` are those of ``san_loss``.
     """
+    domains = domains.visible
     probabilities = jax.lax.stop_gradient(domains.probabilities)
     weights = jax.lax.stop_gradient(weights)
     relative = weights / jnp.maximum(jnp.max(weights), 1e-12)
-    per_class = jnp.moveaxis(probabilities, -1, 0)[..., None] * domains.features[None].astype(jnp.float32)
+    per_class = jnp.moveaxis(probabilities, -1, 0)[..., None] * domains.features[None]
     reversed_ = jax.vmap(lambda x, share: reverse_gradient(x, strength * share))(per_class, relative)
     loss = jnp.where(domains.mask, domain_cross_entropy(discriminate(reversed_, domains.mask)), 0.0)
     total = jnp.sum(loss) / jnp.maximum(jnp.sum(domains.mask), 1)
@@ -62,4 +64,4 @@ def san_released_loss(
 
 def target_entropy(domains: Domains) -> Array:
     """Mean prediction entropy of the target rows, a float32 scalar: small when every row has one class."""
-    return weighted_mean(entropy(domains.probabilities[TARGET]), domains.mask[TARGET].astype(jnp.float32))
+    return weighted_mean(entropy(domains.visible.probabilities[TARGET]), domains.mask[TARGET].astype(jnp.float32))
