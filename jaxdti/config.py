@@ -23,6 +23,12 @@ DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine")
 PLANTED_KINDS = ("in_domain", "cold", "shifted")
+RESPONSE_DATASETS = ("planted-expression", "gdsc_tcga", "tcrp_sorafenib")
+RESPONSE_METHODS = ("ae", "dae", "vae", "codeae_base", "codeae_mmd", "codeae_adv", "dsn_dann", "coral", "adae")
+RESPONSE_BASELINES = ("elastic_net", "random_forest", "mlp")
+RESPONSE_KINDS = ("continuous", "binary")
+PROTOCOLS = ("transductive", "inductive")
+ERRORS = ("squared", "absolute", "euclidean", "elastic")
 
 
 def _choose(path: str, value: object, choices: tuple) -> None:
@@ -269,6 +275,187 @@ class PlantedExpressionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PretrainingConfig:
+    """The autoencoders, trained without any response; a setting for each combination of the lists."""
+
+    widths: tuple[int, ...] = (512, 256)
+    """hidden layers of the encoders; decoders mirror them"""
+    latent: int = 128
+    """width of a code"""
+    epochs: tuple[int, ...] = (100,)
+    """passes over the larger domain; all but the longest are snapshots of one run"""
+    adversarial_epochs: tuple[int, ...] = (50,)
+    """codeae_adv: further passes with the critic, after the longest of epochs; likewise"""
+    batch_size: int = 64
+    """samples a step of each domain"""
+    learning_rate: tuple[float, ...] = (1e-3,)
+    """AdamW"""
+    adversarial_learning_rate: tuple[float, ...] = (1e-4,)
+    """codeae_adv: RMSprop, of both players"""
+    dropout: tuple[float, ...] = (0.1,)
+    """in encoders, decoders and the critic"""
+    weight_decay: float = 0.0
+    """decoupled"""
+    reconstruction: str = "squared"
+    """squared | absolute | euclidean | elastic"""
+    orthogonality: float = 1.0
+    """weight of mean((S^T P)^2)"""
+    alignment: tuple[float, ...] = (1.0,)
+    """weight of MMD, CORAL, the reversed classifier, the critic or the confounder's adversary"""
+    divergence: float = 0.01
+    """vae: weight of the KL divergence, which is a sum over the code, against the mean error over genes"""
+    corruption: float = 0.2
+    """dae: share of the values set to 0"""
+    critic_steps: int = 5
+    """updates of the critic, each on a batch of its own, for one of the autoencoder"""
+    gradient_penalty: float = 10.0
+    """weight of (|gradient| - 1)^2"""
+
+    def __post_init__(self):
+        path = "response.pretraining"
+        _choose(f"{path}.reconstruction", self.reconstruction, ERRORS)
+        for name in ("widths", "epochs", "adversarial_epochs"):
+            if (
+                not (values := getattr(self, name))
+                or min(values) < 1
+                or (name != "widths" and list(values) != sorted(set(values)))
+            ):
+                rising = "" if name == "widths" else ", each larger than the one before,"
+                raise ValueError(f"{path}.{name}={values!r}: one or more whole numbers above 0{rising} are expected")
+        for name in ("latent", "batch_size", "critic_steps"):
+            _between(f"{path}.{name}", getattr(self, name), 1)
+        for name in ("learning_rate", "adversarial_learning_rate", "dropout", "alignment"):
+            if not (values := getattr(self, name)):
+                raise ValueError(f"{path}.{name}={values!r}: one or more numbers are expected")
+            for value in values:
+                _between(f"{path}.{name}", value, 0.0, 0.95 if name == "dropout" else math.inf)
+        for name in ("weight_decay", "orthogonality", "divergence", "gradient_penalty"):
+            _between(f"{path}.{name}", getattr(self, name), 0.0)
+        _between(f"{path}.corruption", self.corruption, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """The classifiers of responses, one for each drug, fold and pre-trained encoder."""
+
+    widths: tuple[int, ...] = (64, 32, 16)
+    """hidden layers"""
+    epochs: int = 100
+    """passes over the training folds at most, before an encoder layer is unfrozen and after each"""
+    patience: int = 10
+    """epochs without a lower validation loss that end such a phase"""
+    batch_size: int = 64
+    """samples a step"""
+    learning_rate: float = 1e-3
+    """AdamW, with the encoder frozen"""
+    weight_decay: float = 1e-4
+    """decoupled"""
+    dropout: float = 0.1
+    """behind every hidden layer"""
+    unfreeze: int = 0
+    """encoder layers, from the code down, that are trained too, one more after each plateau"""
+    decay: float = 0.1
+    """of the learning rate with every layer that is unfrozen"""
+
+    def __post_init__(self):
+        for name in ("epochs", "patience", "batch_size"):
+            _between(f"response.heads.{name}", getattr(self, name), 1)
+        if self.widths and min(self.widths) < 1:
+            raise ValueError(f"response.heads.widths={self.widths!r}: whole numbers above 0 are expected")
+        for name in ("learning_rate", "weight_decay", "unfreeze"):
+            _between(f"response.heads.{name}", getattr(self, name), 0)
+        _between("response.heads.dropout", self.dropout, 0.0, 0.95)
+        _between("response.heads.decay", self.decay, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponseConfig:
+    """Drug response that carries over from cell lines (source) to patients (target)."""
+
+    dataset: str | None = None
+    """planted-expression | gdsc_tcga | tcrp_sorafenib"""
+    source_expression: str | None = None
+    """table of samples x genes; the labelled domain, such as cell lines"""
+    target_expression: str | None = None
+    """table of samples x genes; the other domain, such as patients"""
+    source_response: str | None = None
+    """table of sample, drug and response"""
+    target_response: str | None = None
+    """likewise, to evaluate on; may be left out"""
+    sample_column: str | None = None
+    """column of sample names in all tables; found among the usual names when not given"""
+    drug_column: str | None = None
+    """column of drug names; likewise"""
+    source_value_column: str | None = None
+    """column of source responses; likewise"""
+    target_value_column: str | None = None
+    """column of target responses; likewise"""
+    date_column: str | None = None
+    """target responses: of several records of a sample and drug, the first by this number counts; likewise"""
+    group_column: str | None = None
+    """of the target expression, such as cancer: results within each group too"""
+    source_kind: str = "continuous"
+    """continuous (ln IC50 or AUC: low = responds) | binary (1 = responds)"""
+    target_kind: str = "binary"
+    """binary (1 = responds) | continuous (low = responds; measured by rank correlation)"""
+    thresholds: str | None = None
+    """table of drug and threshold: a lower source response is label 1; default: the median of the training folds"""
+    confounders: str | None = None
+    """table of sample and a category (sex, batch, subtype) for adae, of samples of both domains"""
+    confounder_column: str | None = None
+    """column of the category; default: the one beside the samples"""
+    log: bool = False
+    """log(1 + x) of the expression"""
+    scale: str = "domain"
+    """mean 0 and deviation 1 of each gene: in each domain (domain), by those of the source (source), or none"""
+    clip: float | None = 10.0
+    """largest size of a scaled value; null for no limit"""
+    drugs: tuple[str, ...] = ()
+    """drugs to model; default: all that have responses in both domains"""
+    methods: tuple[str, ...] = ("ae", "dae", "vae", "codeae_base", "codeae_mmd", "codeae_adv", "dsn_dann", "coral")
+    """ae | dae | vae | codeae_base | codeae_mmd | codeae_adv | dsn_dann | coral | adae"""
+    baselines: tuple[str, ...] = ("elastic_net", "random_forest", "mlp")
+    """on raw genes, same folds: elastic_net | random_forest | mlp"""
+    protocols: tuple[str, ...] = ("transductive",)
+    """pre-training sees all target samples (transductive), or none with a response (inductive)"""
+    folds: int = 5
+    """of the source samples of a drug; one validates, the others train"""
+    seeds: int = 1
+    """whole repetitions: pre-training, folds and classifiers"""
+    seed: int = 0
+    """the first of them"""
+    pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
+    heads: HeadConfig = field(default_factory=HeadConfig)
+    planted: PlantedExpressionConfig = field(default_factory=PlantedExpressionConfig)
+
+    def __post_init__(self):
+        if self.dataset is not None:
+            _choose("response.dataset", self.dataset, RESPONSE_DATASETS)
+        for name, choices in (
+            ("methods", RESPONSE_METHODS),
+            ("baselines", RESPONSE_BASELINES),
+            ("protocols", PROTOCOLS),
+        ):
+            values = getattr(self, name)
+            for value in values:
+                _choose(f"response.{name}", value, choices)
+            if len(set(values)) < len(values):
+                raise ValueError(f"response.{name}={values!r}: each only once")
+        if not self.protocols:
+            raise ValueError(f"response.protocols=(): choose from {', '.join(PROTOCOLS)}")
+        if not self.methods and not self.baselines:
+            raise ValueError("response.methods=() and response.baselines=(): nothing to do")
+        _choose("response.source_kind", self.source_kind, RESPONSE_KINDS)
+        _choose("response.target_kind", self.target_kind, RESPONSE_KINDS)
+        _choose("response.scale", self.scale, ("domain", "source", "none"))
+        _between("response.folds", self.folds, 2, 20)
+        _between("response.seeds", self.seeds, 1)
+        _between("response.seed", self.seed, 0, 2**31 - 1 - self.seeds)
+        if self.clip is not None and not (0 < self.clip < math.inf):
+            raise ValueError(f"response.clip={self.clip!r}: must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class OutputConfig:
     """What is written, and where."""
 
@@ -294,6 +481,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    response: ResponseConfig = field(default_factory=ResponseConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def __post_init__(self):
