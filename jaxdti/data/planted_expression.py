@@ -22,7 +22,8 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from jaxdti.config import PlantedExpressionConfig
-from jaxdti.data.expression import ExpressionTable, ResponseTable
+from jaxdti.data.expression import ExpressionTable
+from jaxdti.data.responses import ResponseTable
 
 _SHARED_GENES, _PRIVATE_GENES, _BATCH_GENES = 12, 8, 8  # markers of one factor
 _COHERENCE = 0.8  # of a private factor's loadings on the genes of the shared factor that it imitates
