@@ -4,6 +4,7 @@ JAXDTI_DATA=path/to/data python benchmarks/replicas.py --json results.json
 """
 
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +118,7 @@ def drugban(batch: int):
     from jaxdti.training.features import DeviceFeatures
     from jaxdti.training.objectives import pair_objective
     from jaxdti.training.optimizer import make_optimizer
-    from jaxdti.training.state import hyper_parameters, init_state
+    from jaxdti.training.state import hyper_parameters, init_state, init_variables
     from jaxdti.training.step import make_train_step
 
     config, shape, count = Config(), Shape(40, 48, 640), 64
@@ -139,7 +140,8 @@ def drugban(batch: int):
         label = rng.integers(0, 2, batch).astype(np.float32)
         return PairBatch(drug=drug, protein=protein, label=label, row_mask=np.ones(batch, bool))
 
-    init = lambda seed: init_state(config.model, tx, seed, hyper_parameters(config))
+    fresh = partial(init_variables, config.model)
+    init = lambda seed: init_state(fresh, tx, seed, hyper_parameters(config))
     return step, init, batch_of
 
 

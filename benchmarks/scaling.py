@@ -228,10 +228,11 @@ def model():
     """The configuration of DrugBAN as published, and a state to begin with."""
     from jaxdti.config import Config
     from jaxdti.training.optimizer import make_optimizer
-    from jaxdti.training.state import hyper_parameters, init_state
+    from jaxdti.training.state import hyper_parameters, init_state, init_variables
 
     config = Config()
-    return config, init_state(config.model, make_optimizer(config.training, 100), 0, hyper_parameters(config))
+    init, tx = partial(init_variables, config.model), make_optimizer(config.training, 100)
+    return config, init_state(init, tx, 0, hyper_parameters(config))
 
 
 def step_of(shape):

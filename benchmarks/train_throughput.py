@@ -116,13 +116,15 @@ def measure(*, batch: int, dtype: str, buckets: int, samples: int, profile: Path
     import jax
 
     from jaxdti.config import Config, DataConfig, ModelConfig, TrainingConfig
-    from jaxdti.data.batches import pair_batch, pair_cost, plan_epoch
+    from jaxdti.data.batches import pair_cost
     from jaxdti.data.load import load_data
     from jaxdti.inference.scoring import buckets_for
     from jaxdti.training.features import host_features
-    from jaxdti.training.loop import Reporter, chunk_programs, chunk_steps
+    from jaxdti.training.loop import Reporter, chunk_programs
     from jaxdti.training.mesh import REPLICATED, STATES, make_mesh, put
+    from jaxdti.training.method import Replica
     from jaxdti.training.optimizer import make_optimizer
+    from jaxdti.training.run import make_method
     from jaxdti.training.state import hyper_parameters, init_replicas
 
     config = Config(
@@ -131,22 +133,23 @@ def measure(*, batch: int, dtype: str, buckets: int, samples: int, profile: Path
         training=TrainingConfig(batch_size=batch, buckets=buckets),
     )
     dataset = load_data(config.data, config.task)
-    table, store, steps = dataset.table, dataset.store, chunk_steps()
+    table, store = dataset.table, dataset.store
     chosen = buckets_for(config.model, table, store, buckets, batch)
     compiled: list[float] = []
     ignore = lambda *anything: None
     report = Reporter(ignore, ignore, ignore, lambda name, seconds: compiled.append(seconds))
+    method = make_method([Replica(config, dataset.parts)], table, chosen)
     tx = make_optimizer(config.training, 100)
     mesh = make_mesh(1, batch)
-    run = chunk_programs(config, put(host_features(store), mesh, REPLICATED), chosen, tx, mesh, report)
-    state = put(init_replicas(config.model, tx, [0], [hyper_parameters(config)]), mesh, STATES)
-    plans = (plan_epoch([dataset.parts["train"]], chosen, batch, steps, seeds=[0], epoch=e) for e in range(10**6))
+    run = chunk_programs(method, put(host_features(store), mesh, REPLICATED), chosen, tx, mesh, report)
+    state = put(init_replicas(method.init, tx, [0], [hyper_parameters(config)]), mesh, STATES)
+    plans = (method.plan(epoch) for epoch in range(10**6))
     chunks = [chunk for chunk in next(plans)]
     while sum((chunk.rows >= 0).sum() for chunk in chunks) < samples:
         chunks += next(plans)
     warm = {chunk.bucket: chunk for chunk in chunks}
     for chunk in warm.values():
-        state, metrics = run(state, chunk.bucket, pair_batch(table, chunk.rows))
+        state, metrics = run(state, chunk.bucket, method.batch(chunk.rows))
     jax.block_until_ready(metrics)
 
     done = count = 0
@@ -154,14 +157,14 @@ def measure(*, batch: int, dtype: str, buckets: int, samples: int, profile: Path
     start = time.perf_counter()
     while done < samples:
         chunk = chunks[count]
-        state, metrics = run(state, chunk.bucket, pair_batch(table, chunk.rows))
+        state, metrics = run(state, chunk.bucket, method.batch(chunk.rows))
         done, count = done + int((chunk.rows >= 0).sum()), count + 1
         taken.append(chunk.rows[chunk.rows >= 0])
     jax.block_until_ready((state, metrics))
     seconds = time.perf_counter() - start
     with jax.profiler.trace(str(profile), create_perfetto_trace=True) if profile else contextlib.nullcontext():
         for chunk in chunks[:10] if profile else ():
-            state, metrics = run(state, chunk.bucket, pair_batch(table, chunk.rows))
+            state, metrics = run(state, chunk.bucket, method.batch(chunk.rows))
         jax.block_until_ready(metrics)
 
     rows = np.concatenate(taken)
@@ -180,7 +183,7 @@ def measure(*, batch: int, dtype: str, buckets: int, samples: int, profile: Path
         "samples": done,
         "seconds": seconds,
         "samples_per_second": done / seconds,
-        "steps_per_second": count * steps / seconds,
+        "steps_per_second": count * chunks[0].rows.shape[1] / seconds,
         "gflops": flops / 1e9,
         "percent_of_ceiling": 100 * flops / matmul_ceiling(dtype),
         "padding": chosen.padding,

@@ -62,7 +62,7 @@ def _guarded_train(run: Path, *, resuming: bool = False, **settings: Any) -> int
 def _train_along(config: Any, run: Path) -> None:
     """The part of all processes but the first, which alone evaluates and writes."""
     from jaxdti.data.load import load_data
-    from jaxdti.training.loop import Replica
+    from jaxdti.training.method import Replica
     from jaxdti.training.run import fit_replicas, single_configs
 
     dataset = load_data(config.data, config.task)

@@ -232,7 +232,7 @@ def _label_rows(table: InteractionTable, parts: dict[str, np.ndarray], task: str
         (name, f"{len(rows):,}", f"{len(drugs):,}", f"{len(proteins):,}")
         for name, (rows, drugs, proteins) in counts.items()
     ]
-    labels = [table.label[rows] for rows in parts.values()]
+    labels = [label[~np.isnan(label)] for label in (table.label[rows] for rows in parts.values())]
     if task == "classification":
         header, cells = ("positive",), [(f"{np.mean(label):.1%}" if len(label) else "",) for label in labels]
     else:

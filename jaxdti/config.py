@@ -22,6 +22,7 @@ POOLS = ("sum", "mean", "sqrt")
 DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine")
+ADAPTATION_METHODS = ("none", "dann", "cdan", "san", "san_released", "pada", "mmd", "coral", "mcc")
 PLANTED_KINDS = ("in_domain", "cold", "shifted")
 RESPONSE_DATASETS = ("planted-expression", "gdsc_tcga", "tcrp_sorafenib")
 RESPONSE_METHODS = ("ae", "dae", "vae", "codeae_base", "codeae_mmd", "codeae_adv", "dsn_dann", "coral", "adae")
@@ -83,6 +84,8 @@ class DataConfig:
     """given split: path of the validation table; held out of train when not given"""
     test: str | None = None
     """given split: path of the test table"""
+    target: str | None = None
+    """given split: path of the unlabelled pairs of the target domain, for adaptation; a label column is not read"""
     table: str | None = None
     """one table of pairs, split here by data.split"""
     drugs: str | None = None
@@ -232,6 +235,55 @@ class TrainingConfig:
         if self.weight_decay and self.optimizer != "adamw":
             raise ValueError(
                 f"training.weight_decay={self.weight_decay!r} needs training.optimizer=adamw, found {self.optimizer}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationConfig:
+    """How the network is adapted to the unlabelled target pairs of a cluster split or of data.target."""
+
+    method: str = "none"
+    """none | dann | cdan | san | san_released | pada | mmd | coral | mcc"""
+    strength: float = 1.0
+    """of the gradient reversal, or weight of the loss of mmd, coral and mcc"""
+    schedule: str = "ramp"
+    """strength over the epochs: ramp | constant"""
+    start: float = 0.1
+    """epochs without adaptation at the beginning; below 1: a share of training.epochs"""
+    batchnorm: str = "separate"
+    """statistics of source and target pairs: separate (the target is scored with its own) | joint"""
+    discriminator_features: tuple[int, ...] = (256, 256)
+    """hidden widths of each discriminator"""
+    discriminator_learning_rate: float | None = None
+    """default: training.learning_rate"""
+    random_features: int | None = None
+    """cdan: width of the randomised multilinear map; default: the outer product of features and predictions"""
+    entropy_conditioning: bool = False
+    """cdan: pairs predicted with confidence count more (CDAN+E)"""
+    class_weights: str = "target"
+    """san, pada: mean predictions over all target pairs, anew in each epoch (target), or over the batch's (batch)"""
+    target_entropy: float = 0.0
+    """weight of the mean prediction entropy of target pairs in the loss"""
+    source_only: bool = True
+    """train without adaptation first, to compare with"""
+    oracle: bool = False
+    """also record the test score of every epoch, which selects nothing, to tell what selection by source costs"""
+
+    def __post_init__(self):
+        _choose("adaptation.method", self.method, ADAPTATION_METHODS)
+        _choose("adaptation.schedule", self.schedule, ("ramp", "constant"))
+        _choose("adaptation.batchnorm", self.batchnorm, ("separate", "joint"))
+        _choose("adaptation.class_weights", self.class_weights, ("target", "batch"))
+        for name in ("strength", "start", "target_entropy"):
+            _between(f"adaptation.{name}", getattr(self, name), 0)
+        if self.discriminator_learning_rate is not None:
+            _between("adaptation.discriminator_learning_rate", self.discriminator_learning_rate, 0)
+        if self.random_features is not None:
+            _between("adaptation.random_features", self.random_features, 1)
+        if not self.discriminator_features or min(self.discriminator_features) < 1:
+            raise ValueError(
+                f"adaptation.discriminator_features={self.discriminator_features!r}: one or more whole numbers above 0 "
+                "are expected"
             )
 
 
@@ -456,6 +508,58 @@ class ResponseConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SizesConfig:
+    """`jaxdti transfer --protocol sizes`: a network on fingerprints, carried to protein families with few compounds."""
+
+    targets: tuple[str, ...] = ()
+    """families to transfer to; default: every one"""
+    compounds: tuple[int, ...] = (2, 6, 12, 48, 96, 200, 400, 1000)
+    """sizes of the balanced training sets; those a family is too small for are left out"""
+    repeats: int = 5
+    """training sets drawn of each size"""
+    test_compounds: int = 300
+    """of each balanced test set; a third of it where the family has fewer than 1,000 compounds"""
+    fingerprint_bits: int = 2048
+    """of ECFP4"""
+    features: tuple[int, ...] = (1200, 300)
+    """hidden widths of the network"""
+    dropout: float = 0.1
+    """in training only"""
+    frozen_layers: int = 1
+    """hidden layers that mode 2 keeps as they are"""
+    learning_rate: float = 1e-3
+    """on the target family; training.learning_rate is that on the sources"""
+    epochs: int = 12
+    """on the target family; training.epochs are those on the sources, at most"""
+    batch_size: int = 64
+    """on the target family"""
+    updates: int = 30
+    """more epochs for a small training set, until it has had so many updates"""
+
+    def __post_init__(self):
+        for name in ("repeats", "fingerprint_bits", "frozen_layers", "epochs", "batch_size", "updates"):
+            _between(f"transfer.sizes.{name}", getattr(self, name), 1)
+        _between("transfer.sizes.test_compounds", self.test_compounds, 12)
+        _between("transfer.sizes.dropout", self.dropout, 0.0, 0.95)
+        _between("transfer.sizes.learning_rate", self.learning_rate, 0)
+        if not self.features or min(self.features) < 1:
+            raise ValueError(f"transfer.sizes.features={self.features!r}: whole numbers above 0 are expected")
+        if self.frozen_layers > len(self.features):
+            raise ValueError(
+                f"transfer.sizes.frozen_layers={self.frozen_layers!r}: there are {len(self.features)} hidden layers"
+            )
+        if not self.compounds or min(self.compounds) < 2 or any(size % 2 for size in self.compounds):
+            raise ValueError(f"transfer.sizes.compounds={self.compounds!r}: even numbers from 2 on are expected")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferConfig:
+    """How a trained model is carried to a small data set."""
+
+    sizes: SizesConfig = field(default_factory=SizesConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
 class OutputConfig:
     """What is written, and where."""
 
@@ -481,11 +585,25 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     response: ResponseConfig = field(default_factory=ResponseConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def __post_init__(self):
         _choose("task", self.task, TASKS)
+        if self.task == "regression" and self.adaptation.method not in ("none", "dann", "mmd", "coral"):
+            raise ValueError(
+                f"adaptation.method={self.adaptation.method} works with class predictions; task=regression takes dann, "
+                "mmd or coral"
+            )
+        if self.training.distributed and self.adaptation.method != "none" and self.adaptation.source_only:
+            raise ValueError(
+                "training.distributed=true trains one run at a time: set adaptation.source_only=false, and train "
+                "without adaptation in a run of its own"
+            )
+        if self.task == "regression" and self.adaptation.target_entropy:
+            raise ValueError("adaptation.target_entropy works with class predictions, which task=regression has not")
         if self.task == "regression" and self.model.logits != 1:
             raise ValueError(
                 f"model.logits={self.model.logits} is a classification head; task=regression needs model.logits=1"

@@ -95,15 +95,15 @@ def _read_side(path: Path, key_wanted: Wanted, text_wanted: Wanted) -> Side:
     return Side(path, field, {value: text.strip() for value, text in zip(keys, texts, strict=True)})
 
 
-def read_pairs(name: str, path: Path, layout: Layout, label: Wanted) -> Piece:
-    """Reads a part, of its columns only those that are needed.
+def read_pairs(name: str, path: Path, layout: Layout, label: Wanted | None) -> Piece:
+    """Reads a part, of its columns only those that are needed; without ``label`` it is unlabelled.
 
     Raises:
       DataError: the file is not a table, or a column is missing.
     """
     file = TableFile(path)
     drug, protein = _pair_columns(path, file.columns, layout)
-    label_field = find_column(file.columns, label, path)
+    label_field = find_column(file.columns, label, path) if label else None
     table = file.read([drug, protein, *([label_field] if label_field else [])], encode=[drug, protein])
     return Piece(
         name=name,

@@ -55,8 +55,9 @@ def load_data(data: DataConfig, task: str) -> Dataset:
     Raises:
       DataError: nothing or too much is named, a file is missing or unfit, the task does not suit, or a part is empty.
     """
-    files = {part: Path(path) for part in PARTS if (path := getattr(data, part))}
-    named = [f"data.{name}" for name in ("dataset", *PARTS, "table") if getattr(data, name)]
+    keys = {**{part: part for part in PARTS}, "target_train": "target"}
+    files = {part: Path(path) for part, key in keys.items() if (path := getattr(data, key))}
+    named = [f"data.{name}" for name in ("dataset", *keys.values(), "table") if getattr(data, name)]
     if sum((bool(data.dataset), bool(files), bool(data.table))) > 1:
         raise DataError(f"{' and '.join(named)} are set: a dataset, given parts and a table exclude each other")
     if data.dataset == EMBEDDED:
@@ -77,7 +78,7 @@ def load_data(data: DataConfig, task: str) -> Dataset:
 def _incomplete(named: list[str]) -> str:
     return (
         f"no complete data named ({' and '.join(named) or 'nothing'} set): expected data.dataset (see `jaxdti data "
-        f"list`), or data.train and data.test with or without data.validation, or data.table"
+        f"list`), or data.train and data.test with or without data.validation and data.target, or data.table"
     )
 
 

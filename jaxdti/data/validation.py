@@ -33,6 +33,8 @@ FINITE = "label is not finite"
 BINARY = "label is not 0 or 1"
 CONFLICT = "conflicting labels"
 
+UNLABELLED = ("target_train",)  # parts of unlabelled pairs, whose labels are not read even where there are some
+
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _NOT_FINITE = r"(?i)^[+-]?(nan|inf|infinity)$"
 
@@ -143,7 +145,7 @@ def load_interactions(
 
     Args:
       data: columns, side tables (``drugs``, ``proteins``), limits and cache.
-      parts: file of each part: "train", "validation", "test", or "table".
+      parts: file of each part: "train", "validation", "test", or "table"; of "target_train" no label is read.
       task: "classification" (labels 0 and 1) or "regression" (any finite number).
       require_label: where False, a missing label column or an empty label gives NaN.
 
@@ -157,8 +159,9 @@ def load_interactions(
       DataError: a file cannot be read as a table, or a column is missing.
     """
     layout, label = read_layout(data), label_column(data, require_label)
-    pieces = [read_pairs(name, Path(path), layout, label) for name, path in parts.items()]
-    labels = [_check_labels(piece, task, require_label) for piece in pieces]
+    read = lambda part, path: read_pairs(part, Path(path), layout, None if part in UNLABELLED else label)
+    pieces = [read(part, path) for part, path in parts.items()]
+    labels = [_check_labels(piece, task, require_label and piece.name not in UNLABELLED) for piece in pieces]
     checked = _check_rows(pieces, labels, data)
     part = checked.table.part if part_of_row is None else part_of_row[checked.table.row]
     kept, repeats, conflicts = _resolve_repeats(checked.table, part, task, data.replicates)

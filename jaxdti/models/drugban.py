@@ -126,12 +126,25 @@ class DrugBAN(nn.Module):
 
         ``protein`` holds one protein a pair, or with ``shared`` each of them once.
         """
+        return self.features_and_logits(drug, protein, row_mask, dropout, train=train, shared=shared)[1]
+
+    def features_and_logits(
+        self,
+        drug: DrugBatch,
+        protein: ProteinBatch,
+        row_mask: Array,
+        dropout: float | Array = 0.0,
+        *,
+        train: bool,
+        shared: SharedProteins | None = None,
+    ) -> tuple[Array, Array]:
+        """The joint features float32 [B, joint_features], which methods between domains align, and the logits."""
         atoms, atom_mask = self.encode_drug(drug, row_mask, train=train)
         residues, residue_mask = self.encode_protein(protein, shared.uses if shared else row_mask, train=train)
         if shared:
             residues, residue_mask = residues[shared.rows], residue_mask[shared.rows]
         joint = self.bilinear(atoms, residues, atom_mask, residue_mask, row_mask, dropout, train=train)
-        return self.decoder(joint.astype(jnp.dtype(self.config.dtype)), row_mask, train=train)
+        return joint, self.decoder(joint.astype(jnp.dtype(self.config.dtype)), row_mask, train=train)
 
     def project_drug(self, drug: DrugBatch, row_mask: Array) -> tuple[Array, Array]:
         """V [B, atoms, K], all that any pair needs of these drugs, and the int32 [B] atoms that pooling counts."""

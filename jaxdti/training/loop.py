@@ -14,20 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.special
 from jax.sharding import Mesh
 
 from jaxdti.compilation import release_compiler_memory
-from jaxdti.config import Config
-from jaxdti.data.batches import (
-    Buckets,
-    Chunk,
-    PairBatch,
-    Shape,
-    most_distinct,
-    pair_batch,
-    plan_epoch,
-    shared_proteins,
-)
+from jaxdti.data.batches import Buckets, Chunk, PairBatch, Shape
 from jaxdti.data.interactions import FeatureStore, InteractionTable
 from jaxdti.evaluation.metrics import classification_metrics, regression_metrics
 from jaxdti.inference.scoring import Scorer
@@ -46,7 +37,7 @@ from jaxdti.training.mesh import (
     take_replica,
     to_host,
 )
-from jaxdti.training.objectives import pair_objective
+from jaxdti.training.method import Method, Replica
 from jaxdti.training.state import TrainState
 from jaxdti.training.step import make_chunk, make_train_step
 
@@ -67,14 +58,6 @@ class Interrupted(RuntimeError):
     def __init__(self, signal_number: int):
         super().__init__(f"stopped by {signal.Signals(signal_number).name}")
         self.signal = signal_number
-
-
-@dataclass(frozen=True)
-class Replica:
-    """One of the models that train together; they share everything that ``state.hyper_parameters`` does not list."""
-
-    config: Config
-    parts: dict[str, np.ndarray]  # int64 table rows of "train" and "validation"
 
 
 @dataclass
@@ -138,6 +121,7 @@ def class_weights(table: InteractionTable, replica: Replica) -> tuple[float, flo
 
 def fit(
     replicas: Sequence[Replica],
+    method: Method,
     table: InteractionTable,
     features: DeviceFeatures | FeatureStore,
     buckets: Buckets,
@@ -167,13 +151,10 @@ def fit(
       Interrupted: SIGTERM or SIGINT arrived; saved at the chunk's end.
     """
     training = replicas[0].config.training
-    steps = training.chunk_steps or chunk_steps()
     mesh = make_mesh(len(replicas), training.batch_size)
-    run_chunk = chunk_programs(replicas[0].config, features, buckets, tx, mesh, report)
+    run_chunk = chunk_programs(method, features, buckets, tx, mesh, report)
     state, best = put((state, best), mesh, STATES)
-    rows, seeds = [replica.parts["train"] for replica in replicas], [r.config.training.seed for r in replicas]
-    plan = lambda epoch: plan_epoch(rows, buckets, training.batch_size, steps, seeds=seeds, epoch=epoch)
-    shared = {} if replicas[0].config.model.reference else shared_proteins(table, plan(0))
+    pairs = sum(len(replica.parts["train"]) for replica in replicas)
 
     def save() -> None:
         # Of several processes the first one writes, and it holds a part of the arrays only.
@@ -184,14 +165,14 @@ def fit(
 
     with _stop_signals() as stopped:
         while progress.epoch < training.epochs and any(active := _active(progress, training.patience)):
-            chunks = plan(progress.epoch)
+            if method.wants_target_classes and progress.chunk == 0:
+                state = _predict_target_classes(replicas, method, scorer, state, mesh)
+            chunks = method.plan(progress.epoch)
             pending: list[dict[str, jax.Array]] = []
             started = contact = time.perf_counter()
             for chunk in chunks[progress.chunk :]:
                 chosen = np.where(np.asarray(active)[:, None, None], chunk.rows, -1)
-                state, metrics = run_chunk(
-                    state, chunk.bucket, pair_batch(table, chosen), _fitting(shared, table, chunk)
-                )
+                state, metrics = run_chunk(state, chunk.bucket, method.batch(chosen), method.proteins(chunk))
                 pending.append(metrics)
                 progress.chunk += 1
                 now = time.perf_counter()
@@ -203,11 +184,11 @@ def fit(
                 pending, contact = [], time.perf_counter()
                 progress.seconds += contact - started
                 started = contact
-                report.update(_progress_line(progress, training.epochs, sum(len(r) for r in rows)))
+                report.update(_progress_line(progress, training.epochs, pairs))
                 if not last and (number := _stop_signal(stopped)):
                     save()
                     raise Interrupted(number)
-            best = _finish_epoch(replicas, table, scorer, state, best, progress, active, mesh, report)
+            best = _finish_epoch(replicas, method, table, scorer, state, best, progress, active, mesh, report)
             save()
             if number := _stop_signal(stopped):
                 raise Interrupted(number)
@@ -232,24 +213,25 @@ def _stop_signal(stopped: list[int]) -> int:
     return largest(stopped[0] if stopped else 0)
 
 
+def _predict_target_classes(
+    replicas: Sequence[Replica], method: Method, scorer: Scorer, state: TrainState, mesh: Mesh
+) -> TrainState:
+    """The state with the mean prediction of each replica over all its target pairs, float32 [R, 2], in ``hyper``."""
+    means = []
+    for i, replica in enumerate(replicas):
+        network = method.network(take_replica(_variables(state), i, mesh), "target_train")
+        positive = scipy.special.expit(of_lead(scorer(network, replica.parts["target_train"]))).mean()
+        means.append((1.0 - positive, positive))
+    return state.replace(hyper=state.hyper | {"target_classes": put(np.array(means, np.float32), mesh, STATES)})
+
+
 def _updates(state: TrainState) -> int:
     """The number of a checkpoint: chunks of work never lower it, whichever replicas have stopped."""
     return int(np.sum(to_host(state.step)))
 
 
-def chunk_steps() -> int:
-    """Steps of a program call: 1 on CPU (see ``make_chunk``), 16 elsewhere."""
-    return 1 if jax.default_backend() == "cpu" else 16
-
-
-def _fitting(shared: dict[int, int], table: InteractionTable, chunk: Chunk) -> int | None:
-    """How many proteins the chunk's program encodes a batch; None for one a pair."""
-    size = shared.get(chunk.bucket)
-    return size if size and most_distinct(table.protein, chunk.rows) <= size else None
-
-
 def chunk_programs(
-    config: Config,
+    method: Method,
     features: DeviceFeatures | FeatureStore,
     buckets: Buckets,
     tx: optax.GradientTransformation,
@@ -281,7 +263,7 @@ def chunk_programs(
         if (bucket, proteins) not in compiled:
 
             def program(state, features, batches):
-                step = make_train_step(pair_objective(config.model, config.task, features, shape, proteins), tx)
+                step = make_train_step(method.objective(features, shape, proteins), tx)
                 return jax.vmap(make_chunk(step))(state, batches)
 
             start = time.perf_counter()
@@ -358,6 +340,7 @@ def _keep(best: dict[str, Any], state: TrainState, better: jax.Array) -> dict[st
 
 def _finish_epoch(
     replicas: Sequence[Replica],
+    method: Method,
     table: InteractionTable,
     scorer: Scorer,
     state: TrainState,
@@ -379,7 +362,8 @@ def _finish_epoch(
     for i, (replica, member) in enumerate(zip(replicas, progress.members, strict=True)):
         if not active[i] or member.failed:
             continue
-        scores = of_lead(scorer(take_replica(_variables(state), i, mesh), replica.parts["validation"]))
+        network = method.network(take_replica(_variables(state), i, mesh), "validation")
+        scores = of_lead(scorer(network, replica.parts["validation"]))
         if bad := int(np.sum(~np.isfinite(scores))):
             reason = (
                 f"step {steps[i] - 1} (epoch {progress.epoch + 1}, its last): {bad} of {len(scores)} validation "
@@ -387,7 +371,7 @@ def _finish_epoch(
             )
             _give_up(progress, i, reason, report)
             continue
-        metrics = validate(table, replica, scores)
+        metrics = validate(table, replica.config.task, label_scale(table, replica), replica.parts["validation"], scores)
         value = metrics[SELECTION[replica.config.task]]
         # Where the score is undefined (validation labels all equal), the last epoch counts as the best; ties stay with
         # the earlier epoch.
@@ -395,10 +379,16 @@ def _finish_epoch(
         if better[i]:
             member.best_value = float(value) if np.isfinite(value) else None
             member.best_epoch = progress.epoch + 1
-        records.append((i, metrics))
+        record = {f"validation_{name}": number for name, number in metrics.items()}
+        if replica.config.adaptation.oracle:
+            network = method.network(take_replica(_variables(state), i, mesh), "test")
+            scores = of_lead(scorer(network, replica.parts["test"]))
+            metrics = validate(table, replica.config.task, label_scale(table, replica), replica.parts["test"], scores)
+            record |= {f"oracle_{name}": number for name, number in metrics.items()}
+        records.append((i, record))
     best = _keep(best, state, put(better, mesh, STATES))
     progress.seconds += time.perf_counter() - start
-    for i, metrics in records:
+    for i, scored in records:
         member = progress.members[i]
         record = {
             "epoch": progress.epoch + 1,
@@ -406,7 +396,7 @@ def _finish_epoch(
             "loss": member.loss_sum / max(member.rows, 1),
             "seconds": progress.seconds,
             "samples_per_second": progress.trained_rows / max(progress.seconds, 1e-9),
-            **{f"validation_{name}": number for name, number in metrics.items()},
+            **scored,
         }
         member.history.append(record)
         member.last_epoch = progress.epoch + 1
@@ -418,14 +408,16 @@ def _finish_epoch(
     return best
 
 
-def validate(table: InteractionTable, replica: Replica, scores: np.ndarray) -> dict[str, float]:
-    """Metrics of the validation part that need no calibration, from raw scores in its row order."""
-    label = table.label[replica.parts["validation"]]
-    if replica.config.task == "classification":
-        probability = 1.0 / (1.0 + np.exp(-np.clip(scores.astype(np.float64), -500, 500)))
+def validate(
+    table: InteractionTable, task: str, scale: tuple[float, float], rows: np.ndarray, scores: np.ndarray
+) -> dict[str, float]:
+    """Metrics of table rows that need no calibration, from raw scores in their order and the label scale."""
+    label = table.label[rows]
+    if task == "classification":
+        probability = scipy.special.expit(scores.astype(np.float64))
         metrics = classification_metrics(label, scores, probability, 0.5)
         return {name: metrics[name] for name in ("auroc", "auprc")}
-    mean, sd = label_scale(table, replica)
+    mean, sd = scale
     metrics = regression_metrics(label, scores * sd + mean)
     return {name: metrics[name] for name in ("concordance_index", "mse")}
 

@@ -1,4 +1,8 @@
-"""Losses as pure functions ``(variables, batch, rng, hyper) -> (loss, (batch_stats, metrics))``."""
+"""Losses as pure functions ``(variables, batch, rng, hyper) -> (loss, (batch_stats, metrics))``.
+
+``hyper`` is what ``state.hyper_parameters`` lists, and ``step``, the number of updates done. The metrics hold the loss
+to show, and the number of rows that it is the mean of where these are not all valid ones of the batch.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -47,6 +51,15 @@ def masked_mean(x: Array, mask: ArrayLike) -> Array:
     return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
+def pair_losses(task: str, logits: Array, labels: ArrayLike, mask: ArrayLike, hyper: dict[str, Array]) -> Array:
+    """The loss of each pair [B], exactly 0 where masked, with the class weights and label scale of ``hyper``."""
+    if task == "classification":
+        weights = jnp.where(jnp.asarray(labels) > 0.5, hyper["class_weights"][1], hyper["class_weights"][0])
+        return binding_loss(logits, labels, mask) * weights
+    mean, sd = hyper["label_scale"]
+    return affinity_loss(logits, (jnp.asarray(labels) - mean) / sd, mask)
+
+
 def pair_objective(
     config: ModelConfig,
     task: str,
@@ -76,13 +89,7 @@ def pair_objective(
             rngs={"dropout": rng},
             mutable=["batch_stats"],
         )
-        if task == "classification":
-            loss = binding_loss(logits, batch.label, batch.row_mask)
-            loss = loss * jnp.where(batch.label > 0.5, hyper["class_weights"][1], hyper["class_weights"][0])
-        else:
-            mean, sd = hyper["label_scale"]
-            loss = affinity_loss(logits, (batch.label - mean) / sd, batch.row_mask)
-        total = masked_mean(loss, batch.row_mask)
+        total = masked_mean(pair_losses(task, logits, batch.label, batch.row_mask, hyper), batch.row_mask)
         return total, (updates["batch_stats"], {"loss": jax.lax.stop_gradient(total)})
 
     return objective

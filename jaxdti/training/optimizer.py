@@ -1,6 +1,7 @@
 """The optimiser of a run, from its configuration."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -18,11 +19,21 @@ class ScheduledState(NamedTuple):
     count: Array
 
 
-def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
+# The path of a parameter -> the entry of ``hyper`` that is its learning rate.
+RateOf = Callable[[tuple[str, ...]], str]
+
+
+def one_rate(path: tuple[str, ...]) -> str:
+    return "learning_rate"
+
+
+def make_optimizer(
+    config: TrainingConfig, steps_per_epoch: int, rate_of: RateOf = one_rate
+) -> optax.GradientTransformationExtraArgs:
     """Adam or AdamW after optional clipping, with linear warm-up and a constant or cosine learning rate.
 
     With u Adam's direction and s_t the schedule, which starts from 1:  x <- x - learning_rate s_t (u + weight_decay x).
-    ``update`` takes the two rates from ``hyper``, so that replicas with different ones share a program.
+    ``update`` takes the rates from ``hyper``, so that replicas with different ones share a program.
     """
     schedule = _schedule(config, steps_per_epoch)
     clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
@@ -33,8 +44,13 @@ def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.Gradie
 
     def update(gradients, state: ScheduledState, params=None, *, hyper: dict[str, Array]):
         directions, moments = adam.update(gradients, state.moments, params)
-        rate, decay = hyper["learning_rate"] * schedule(state.count), hyper["weight_decay"]
-        updates = jax.tree.map(lambda u, x: -rate * (u + decay * x), directions, params)
+        decay, share = hyper["weight_decay"], schedule(state.count)
+
+        def move(path: tuple[Any, ...], u: Array, x: Array) -> Array:
+            rate = hyper[rate_of(tuple(key.key for key in path))] * share
+            return -rate * (u + decay * x)
+
+        updates = jax.tree_util.tree_map_with_path(move, directions, params)
         return updates, ScheduledState(moments, state.count + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from tensorboardX import SummaryWriter
 
+from jaxdti.config import Config
 from jaxdti.evaluation.baselines import baseline_table
 from jaxdti.evaluation.evaluation import INTERVALS, json_ready
 from jaxdti.training.loop import Reporter
@@ -100,11 +101,15 @@ class RunReporter:
         say(f"compiled {name} in {seconds:.1f} s")
 
 
-def show_results(task: str, summary: dict[str, Any], output: Path) -> None:
+def show_results(config: Config, summary: dict[str, Any], output: Path) -> None:
     """Prints the network beside the baselines on the test part, and the ceiling where it is known."""
-    replicas = summary.get("replicas", [])
-    name = f"DrugBAN, mean score of {len(replicas)}" if replicas else "DrugBAN (this run)"
-    header, *rows = baseline_table({name: summary["test"], **summary["baselines"]}, task)
+    task, method, replicas = config.task, config.adaptation.method, summary.get("replicas", [])
+    name = "DrugBAN" if method == "none" else f"DrugBAN + {method.upper()}"
+    name += f", mean score of {len(replicas)}" if replicas else " (this run)"
+    networks = {name: summary["test"]}
+    if "source_only" in summary:
+        networks["DrugBAN, source only"] = summary["source_only"]["test"]
+    header, *rows = baseline_table({**networks, **summary["baselines"]}, task)
     console = Console(highlight=False)
     table = Table(title="test", box=box.HEAVY_HEAD if console.is_terminal else None)
     for i, title in enumerate(header):
@@ -121,6 +126,8 @@ def show_results(task: str, summary: dict[str, Any], output: Path) -> None:
                 print(f"single replicas: test {metric.replace('_', ' ')} {mean:.3f} ± {sd:.3f} (mean ± sd of {kept})")
         if kept < len(replicas):
             print(f"{len(replicas) - kept} of {len(replicas)} replicas failed: see summary.json")
+    for network, distance in summary.get("domain_gap", {}).items():
+        print(f"proxy A-distance of the domains, {network.replace('_', ' ')}: {distance:.2f} (0 alike, 2 apart)")
     best = summary["best_epoch"]
     epochs = ", ".join(map(str, best)) if isinstance(best, list) else best
     print(f"best epoch {epochs} of {summary['epochs']}, {_duration(summary['seconds'])} of training")

@@ -1,7 +1,8 @@
 """What a finished training leaves: weights, predictions and metrics, of one model or of an ensemble of replicas."""
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,18 @@ from jaxdti.data.named import write_json
 from jaxdti.data.tables import write_table
 from jaxdti.evaluation.baselines import evaluate_baselines
 from jaxdti.evaluation.calibration import Calibration, fit_calibration
+from jaxdti.evaluation.domain_gap import domain_table, draw_domains, proxy_a_distance
 from jaxdti.evaluation.evaluation import evaluate_part, json_ready
 from jaxdti.inference.scoring import Scorer
-from jaxdti.inference.trained import write_model_card
+from jaxdti.inference.trained import load_run, write_model_card
 from jaxdti.training.checkpoints import save_weights
-from jaxdti.training.loop import Progress, Replica, class_weights, label_scale
+from jaxdti.training.loop import Progress, class_weights, label_scale
+from jaxdti.training.method import Method, Replica, Variables
 from jaxdti.training.report import say, show_results
 
 SCORED_PARTS = ("validation", "test")
+SOURCE_ONLY = "source_only"  # folder, and name in the summary, of the run without adaptation
+_LEAST_POINTS, _MOST_POINTS = 8, 1000  # pairs of each domain, to tell how far the domains lie apart
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,15 @@ class Fitted:
     """Replicas after training, with the variables of the best validation epoch of each."""
 
     replicas: Sequence[Replica]
+    method: Method
     scorer: Scorer
-    variables: Sequence[dict[str, Any]]
+    joint: Callable[[Variables, np.ndarray], np.ndarray]  # network, table rows -> joint features float32 [N, F]
+    variables: Sequence[Variables]
     progress: Progress
+
+    def network(self, i: int, part: str) -> Variables:
+        """The network of replica ``i`` that scores a part."""
+        return self.method.network(self.variables[i], part)
 
 
 def write_results(config: Config, output: Path, dataset: Dataset, fitted: Fitted, started: float) -> dict[str, Any]:
@@ -47,13 +58,49 @@ def write_results(config: Config, output: Path, dataset: Dataset, fitted: Fitted
         "samples_per_second": progress.trained_rows / max(progress.seconds, 1e-9),
         "total_seconds": round(time.perf_counter() - started, 1),
     }
+    if config.adaptation.method != "none":
+        summary |= compare_domains(output, dataset, fitted)
     summary["baselines"] = _baselines(config, output, dataset)
     if dataset.ceiling is not None:
         summary["ceiling_auroc"] = dataset.ceiling
     summary = json_ready(summary)
     write_json(output / "summary.json", summary)
-    show_results(config.task, summary, output)
+    show_results(config, summary, output)
     return summary
+
+
+def compare_domains(output: Path, dataset: Dataset, fitted: Fitted) -> dict[str, Any]:
+    """What adaptation changed, for the summary: the run without it, and how far the domains lie apart in both.
+
+    Writes domains.parquet and domains.png: source validation and target test pairs, whose joint features no network
+    was fitted to, by their first two principal components.
+    """
+    found: dict[str, Any] = {}
+    networks = {}
+    plain = output / SOURCE_ONLY
+    if (plain / "summary.json").is_file():
+        summary = json.loads((plain / "summary.json").read_text(encoding="utf-8"))
+        found["source_only"] = {part: summary[part] for part in ("test", "validation")}
+        variables = load_run(plain).members[0].variables
+        networks[SOURCE_ONLY] = lambda part: variables
+    first = next(i for i, member in enumerate(fitted.progress.members) if not member.failed)
+    networks["adapted"] = lambda part: fitted.network(first, part)
+    parts = {part: _sample(dataset.parts[part]) for part in SCORED_PARTS}
+    if min(map(len, parts.values())) < _LEAST_POINTS:
+        return found
+    source, target = SCORED_PARTS
+    joint = lambda network, part: fitted.joint(network(part), parts[part])
+    features = {name: (joint(network, source), joint(network, target)) for name, network in networks.items()}
+    gap = {name: proxy_a_distance(*both) for name, both in features.items()}
+    titles = {name: f"{name.replace('_', ' ')}: proxy A-distance {gap[name]:.2f}" for name in features}
+    table = domain_table(features)
+    write_table(table, output / "domains.parquet")
+    draw_domains(table, titles, output / "domains.png")
+    return found | {"domain_gap": gap}
+
+
+def _sample(rows: np.ndarray) -> np.ndarray:
+    return np.sort(np.random.default_rng(0).permutation(rows)[:_MOST_POINTS])
 
 
 def write_member(output: Path, dataset: Dataset, fitted: Fitted, i: int) -> dict[str, Any]:
@@ -64,7 +111,7 @@ def write_member(output: Path, dataset: Dataset, fitted: Fitted, i: int) -> dict
     scores = _scores(fitted, i, dataset)
     low, high = class_weights(table, replica)
     calibration = _calibrate(config, dataset, replica.parts, scores, float(np.log(high / low)))
-    save_weights(output / "weights", fitted.variables[i])
+    save_weights(output / "weights", fitted.network(i, "test"))
     write_model_card(output, config.task, (mean, sd), calibration, calibrated=config.task == "classification")
     write_table(_predictions(config, dataset, replica.parts, scores, calibration), output / "predictions.parquet")
     metrics = _evaluate(config, dataset, replica.parts, scores, calibration)
@@ -114,7 +161,7 @@ def _scores(fitted: Fitted, i: int, dataset: Dataset) -> dict[str, np.ndarray]:
     """Logits, or affinities in the unit of the labels, of replica ``i``: float64 by part."""
     replica = fitted.replicas[i]
     mean, sd = label_scale(dataset.table, replica)
-    score = lambda part: fitted.scorer(fitted.variables[i], replica.parts[part]).astype(np.float64)
+    score = lambda part: fitted.scorer(fitted.network(i, part), replica.parts[part]).astype(np.float64)
     return {part: score(part) * sd + mean for part in SCORED_PARTS}
 
 

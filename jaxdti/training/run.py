@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ import optax
 
 from jaxdti import __version__
 from jaxdti.compilation import keep_programs
-from jaxdti.config import Config, load_config, save_config
+from jaxdti.config import AdaptationConfig, Config, load_config, save_config
 from jaxdti.data.batches import Buckets, plan_epoch
-from jaxdti.data.interactions import DataError
+from jaxdti.data.interactions import DataError, InteractionTable
 from jaxdti.data.load import Dataset, load_data
 from jaxdti.data.named import write_json
 from jaxdti.data.splits import table_identity, write_split
+from jaxdti.inference.features import joint_features
 from jaxdti.inference.scoring import buckets_for, make_scorer
+from jaxdti.training.adapted import adapted
 from jaxdti.training.checkpoints import open_checkpoints
 from jaxdti.training.features import device_features, feature_bytes, host_features
 from jaxdti.training.loop import (
@@ -33,7 +36,6 @@ from jaxdti.training.loop import (
     Member,
     NonFiniteLoss,
     Progress,
-    Replica,
     Reporter,
     class_weights,
     fit,
@@ -41,10 +43,12 @@ from jaxdti.training.loop import (
     restored_progress,
 )
 from jaxdti.training.mesh import REPLICATED, is_lead, local, make_mesh, put, take_replica
+from jaxdti.training.method import Method, Replica, supervised
 from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.report import RunReporter, say
-from jaxdti.training.results import Fitted, write_results
+from jaxdti.training.results import SOURCE_ONLY, Fitted, write_results
 from jaxdti.training.state import hyper_parameters, init_replicas
+from jaxdti.training.step import chunk_steps
 
 __all__ = ["Interrupted", "NonFiniteLoss", "resume", "train"]
 
@@ -171,9 +175,25 @@ def _run(config: Config, output: Path, dataset: Dataset) -> dict[str, Any]:
     for line in dataset.lines:
         say(line)
     write_json(output / "environment.json", describe_environment())
+    if config.adaptation.method != "none" and config.adaptation.source_only:
+        _run_source_only(config, output / SOURCE_ONLY, dataset)
     replicas = [Replica(alone, dataset.parts) for alone in single_configs(config)]
     fitted = fit_replicas(replicas, dataset, output)
     return write_results(config, output, dataset, fitted, started)
+
+
+def _run_source_only(config: Config, output: Path, dataset: Dataset) -> None:
+    """The same run without adaptation, in a run directory of its own, unless it stands there already."""
+    if (output / "summary.json").is_file():
+        return
+    plain = replace(config, adaptation=AdaptationConfig(), output=replace(config.output, baselines=False))
+    if not (output / "data.json").is_file():
+        create_directory(output)
+        save_config(plain, output / "config.yaml")
+        record_data(output, dataset, config.data.split_seed)
+    say("training without adaptation, to compare with")
+    _run(plain, output, dataset)
+    say(f"adapting with {config.adaptation.method}")
 
 
 def single_configs(config: Config) -> list[Config]:
@@ -215,9 +235,10 @@ def fit_replicas(replicas: Sequence[Replica], dataset: Dataset, output: Path) ->
     buckets = buckets_for(config.model, table, dataset.store, training.buckets, training.batch_size)
     tell(_describe_buckets(buckets))
     scorer = make_scorer(config.model, scored, table, buckets, training.batch_size)
-    tx = make_optimizer(training, steps_per_epoch(replicas[0], buckets))
+    method = make_method(replicas, table, buckets)
+    tx = make_optimizer(training, steps_per_epoch(replicas[0], buckets), method.rate_of)
     hyper = [hyper_parameters(r.config, class_weights(table, r), label_scale(table, r)) for r in replicas]
-    state = init_replicas(config.model, tx, [r.config.training.seed for r in replicas], hyper)
+    state = init_replicas(method.init, tx, [r.config.training.seed for r in replicas], hyper)
     copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))  # one program, not one for each shape
     best = copy({"params": state.params, "batch_stats": state.batch_stats})
     progress = Progress([Member() for _ in replicas])
@@ -228,10 +249,22 @@ def fit_replicas(replicas: Sequence[Replica], dataset: Dataset, output: Path) ->
             tell(f"resuming after epoch {progress.epoch}, chunk {progress.chunk}")
         with _reporting(output, progress, config) as report:
             _, best, progress = fit(
-                replicas, table, features, buckets, scorer, tx, state, best, progress, checkpoints, report
+                replicas, method, table, features, buckets, scorer, tx, state, best, progress, checkpoints, report
             )
     members = [take_replica(best, i, mesh) for i in range(len(replicas))]
-    return Fitted(replicas, scorer, members, progress)
+    joint = partial(joint_features, config.model, scored, table, buckets, training.batch_size)
+    return Fitted(replicas, method, scorer, joint, members, progress)
+
+
+def make_method(replicas: Sequence[Replica], table: InteractionTable, buckets: Buckets) -> Method:
+    """Plain training, or the adaptation that the configuration asks for.
+
+    Raises:
+      DataError: there is nothing to adapt to.
+    """
+    config = replicas[0].config
+    steps = config.training.chunk_steps or chunk_steps()
+    return (supervised if config.adaptation.method == "none" else adapted)(replicas, table, buckets, steps)
 
 
 @contextmanager

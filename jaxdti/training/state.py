@@ -1,6 +1,6 @@
 """The training state: a pytree of arrays only, so that it stacks over replicas, donates and checkpoints."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -56,22 +56,27 @@ def hyper_parameters(
       class_weights: loss factors of labels 0 and 1.
       label_scale: (mean, sd) of the training affinities; the network predicts (label - mean) / sd.
     """
-    training = config.training
+    training, rate = config.training, config.adaptation.discriminator_learning_rate
+    classes = max(config.model.logits, 2)
     values = {
         "dropout": config.model.dropout,
         "learning_rate": training.learning_rate,
         "weight_decay": training.weight_decay,
         "class_weights": class_weights,
         "label_scale": label_scale,
+        "strength": config.adaptation.strength,
+        "discriminator_learning_rate": training.learning_rate if rate is None else rate,
+        "target_classes": np.full(classes, 1.0 / classes),
     }
     return {name: np.asarray(value, np.float32) for name, value in values.items()}
 
 
-def init_state(
-    config: ModelConfig, tx: optax.GradientTransformation, seed: int | Array, hyper: dict[str, Any]
-) -> TrainState:
-    """A fresh state; vmappable over ``seed`` and ``hyper``."""
-    variables = init_variables(config, seed)
+Init = Callable[[int | Array], dict[str, Any]]  # a seed -> {"params": ..., "batch_stats": ...}
+
+
+def init_state(init: Init, tx: optax.GradientTransformation, seed: int | Array, hyper: dict[str, Any]) -> TrainState:
+    """A fresh state around ``init(seed)``; vmappable over ``seed`` and ``hyper``."""
+    variables = init(seed)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
@@ -84,12 +89,12 @@ def init_state(
 
 
 def init_replicas(
-    config: ModelConfig,
+    init: Init,
     tx: optax.GradientTransformation,
     seeds: Sequence[int],
     hyper: Sequence[dict[str, np.ndarray]],
 ) -> TrainState:
     """Fresh states stacked on axis 0, one of each seed and its hyper-parameters."""
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *hyper)
-    init = jax.jit(jax.vmap(lambda seed, hyper: init_state(config, tx, seed, hyper)))
-    return init(np.asarray(seeds, np.int32), stacked)
+    program = jax.jit(jax.vmap(lambda seed, hyper: init_state(init, tx, seed, hyper)))
+    return program(np.asarray(seeds, np.int32), stacked)

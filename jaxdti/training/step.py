@@ -29,12 +29,14 @@ def make_train_step(objective: Objective, tx: optax.GradientTransformation) -> S
     def step(state: TrainState, batch: PairBatch) -> tuple[TrainState, dict[str, Array]]:
         rng = jax.random.fold_in(state.rng, state.step)
 
+        hyper = state.hyper | {"step": state.step}
+
         def loss_fn(params):
-            return objective({"params": params, "batch_stats": state.batch_stats}, batch, rng, state.hyper)
+            return objective({"params": params, "batch_stats": state.batch_stats}, batch, rng, hyper)
 
         (loss, (batch_stats, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         grad_norm = optax.tree.norm(grads)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, hyper=state.hyper)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, hyper=hyper)
         present = jnp.any(batch.row_mask)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         bad = present & ~finite & (state.first_bad < 0)
@@ -48,9 +50,14 @@ def make_train_step(objective: Objective, tx: optax.GradientTransformation) -> S
         new = jax.tree.map(lambda a, b: jnp.where(moves, a, b), new, state)
         new = new.replace(first_bad=jnp.where(bad, state.step, state.first_bad))
         rows = jnp.sum(batch.row_mask).astype(jnp.int32)
-        return new, metrics | {"grad_norm": grad_norm, "rows": rows}
+        return new, {"rows": rows} | metrics | {"grad_norm": grad_norm}
 
     return step
+
+
+def chunk_steps() -> int:
+    """Steps of a program call where the configuration names none: 1 on CPU (see ``make_chunk``), 16 elsewhere."""
+    return 1 if jax.default_backend() == "cpu" else 16
 
 
 def make_chunk(step: Step) -> Step:

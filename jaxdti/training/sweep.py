@@ -27,8 +27,8 @@ from jaxdti.evaluation.evaluation import INTERVALS, json_ready
 from jaxdti.inference.scoring import buckets_for
 from jaxdti.training.features import DeviceFeatures, device_features
 from jaxdti.training.grid import combinations, describe_setting, draw, parse_grid, setting_config, show_value
-from jaxdti.training.loop import SELECTION, Interrupted, NonFiniteLoss, Replica, chunk_steps
-from jaxdti.training.objectives import pair_objective
+from jaxdti.training.loop import SELECTION, Interrupted, NonFiniteLoss
+from jaxdti.training.method import Method, Replica
 from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.report import say
 from jaxdti.training.results import score_baselines, write_member
@@ -38,6 +38,7 @@ from jaxdti.training.run import (
     describe_environment,
     fit_replicas,
     is_free,
+    make_method,
     record_data,
     steps_per_epoch,
 )
@@ -49,6 +50,7 @@ __all__ = ["Interrupted", "SweepResults", "replicas_that_fit", "resume_sweep", "
 # What replicas of one program may differ in: their rows, and what ``state.hyper_parameters`` traces.
 _MOST_ON_CPU = 8  # more at once are no faster there, and the program grows with them
 _TRACED = (
+    *("adaptation.discriminator_learning_rate", "adaptation.strength"),
     *("data.split_seed", "model.dropout", "training.class_weight"),
     *("training.learning_rate", "training.seed", "training.weight_decay"),
 )
@@ -201,7 +203,8 @@ def replicas_that_fit(config: Config, dataset: Dataset) -> int:
     features = device_features(dataset.store)
     buckets = buckets_for(config.model, dataset.table, dataset.store, training.buckets, training.batch_size)
     shape = max(buckets.shapes, key=lambda shape: float(pair_cost(shape.atoms, shape.residues)))
-    one, two = (_program_bytes(config, features, shape, replicas) for replicas in (1, 2))
+    method = make_method([Replica(config, dataset.parts)], dataset.table, buckets)
+    one, two = (_program_bytes(method, config, features, shape, replicas) for replicas in (1, 2))
     budget = _memory_budget() - sum(array.nbytes for array in jax.tree.leaves(features))
     fitting = replicas_within(one, two, budget)
     mib = lambda size: f"{size / 2**20:,.0f} MiB"
@@ -266,28 +269,28 @@ def _same_rows(a: Dataset, b: Dataset) -> bool:
 
 
 def _scheduled_steps(config: Config, dataset: Dataset) -> int:
-    """Updates of an epoch if the learning rate depends on them, otherwise 0."""
+    """Updates of an epoch if the learning rate or the adaptation's strength depends on them, otherwise 0."""
     training = config.training
-    if training.schedule == "constant" and training.warmup_epochs == 0:
+    if training.schedule == "constant" and training.warmup_epochs == 0 and config.adaptation.method == "none":
         return 0
     buckets = buckets_for(config.model, dataset.table, dataset.store, training.buckets, training.batch_size)
     return steps_per_epoch(Replica(config, dataset.parts), buckets)
 
 
-def _program_bytes(config: Config, features: DeviceFeatures, shape: Shape, replicas: int) -> int:
+def _program_bytes(method: Method, config: Config, features: DeviceFeatures, shape: Shape, replicas: int) -> int:
     """Device memory of one call of the training program beside the features: arguments, results and intermediates.
 
     The results take the place of the arguments; counted all the same, they stand for the copy of the best weights.
     """
     tx = make_optimizer(config.training, 1)
-    batch = (replicas, config.training.chunk_steps or chunk_steps(), config.training.batch_size)
+    batch = (replicas, *method.plan(0)[0].rows.shape[1:])
     of_type = lambda dtype: jax.ShapeDtypeStruct(batch, dtype)
     batches = PairBatch(of_type(jnp.int32), of_type(jnp.int32), of_type(jnp.float32), of_type(jnp.bool_))  # pyright: ignore[reportArgumentType]
     seeds, hyper = [0] * replicas, [hyper_parameters(config)] * replicas
-    state = jax.eval_shape(lambda: init_replicas(config.model, tx, seeds, hyper))
+    state = jax.eval_shape(lambda: init_replicas(method.init, tx, seeds, hyper))
 
     def program(state, features, batches):
-        step = make_train_step(pair_objective(config.model, config.task, features, shape), tx)
+        step = make_train_step(method.objective(features, shape, None), tx)
         return jax.vmap(make_chunk(step))(state, batches)
 
     memory = jax.jit(program, donate_argnums=0).lower(state, features, batches).compile().memory_analysis()

@@ -1,6 +1,7 @@
 """The loop's own logic, with the toy network in DrugBAN's place: plans, programs, signals, patience, bad batches."""
 
 import copy
+import dataclasses
 import json
 import os
 import signal
@@ -25,11 +26,11 @@ from jaxdti.training.loop import (
     Member,
     NonFiniteLoss,
     Progress,
-    Replica,
     Reporter,
     fit,
     restored_progress,
 )
+from jaxdti.training.method import Replica, supervised
 
 TRAIN, VALIDATION = np.arange(5, 42), np.arange(42, 60)
 LABEL = np.random.default_rng(2).integers(0, 2, 60)
@@ -66,9 +67,8 @@ class Memory:
 
 
 @pytest.fixture
-def problem(toy, monkeypatch):
+def problem(toy):
     """``run(...)`` trains the toy network on 37 pairs in two buckets: 8 batches of up to 5 an epoch."""
-    monkeypatch.setattr(loop, "pair_objective", lambda *arguments, **settings: toy.objective)
     chunks = []
     hook = SimpleNamespace(before=lambda number, rows: None, change=lambda rows, batch: batch)
 
@@ -76,8 +76,6 @@ def problem(toy, monkeypatch):
         hook.before(len(chunks), rows)
         chunks.append(rows)
         return hook.change(rows, pair_batch(table, rows))
-
-    monkeypatch.setattr(loop, "pair_batch", recorded)
 
     def run_many(
         settings,
@@ -120,8 +118,14 @@ def problem(toy, monkeypatch):
             failed=lambda i, reason: told.failed.append((i, reason)),
             compiled=lambda name, seconds: told.programs.append(name),
         )
+        method = dataclasses.replace(
+            supervised(replicas, table, BUCKETS, configs[0].training.chunk_steps),
+            objective=lambda *arguments: toy.objective,
+            batch=lambda rows: recorded(table, rows),
+        )
         state, best, progress = fit(
             replicas,
+            method,
             table,
             None,
             BUCKETS,
@@ -361,12 +365,13 @@ def test_labels_are_standardised_by_the_training_part_alone():
 
 def test_validation_metrics_are_those_of_the_labels_own_unit():
     score = np.random.default_rng(1).normal(size=18).astype(np.float32)
-    found = loop.validate(make_table(LABEL), Replica(Config(), PARTS), score)
+    found = loop.validate(make_table(LABEL), "classification", (0.0, 1.0), VALIDATION, score)
     label = LABEL[VALIDATION]
     expected = {"auroc": roc_auc_score(label, score), "auprc": average_precision_score(label, score)}
     assert found == pytest.approx(expected)
     affinity = np.random.default_rng(2).normal(6, 2, 60).astype(np.float32)
-    found = loop.validate(make_table(affinity), Replica(Config(task="regression"), PARTS), score)
+    scale = loop.label_scale(make_table(affinity), Replica(Config(task="regression"), PARTS))
+    found = loop.validate(make_table(affinity), "regression", scale, VALIDATION, score)
     prediction = score * affinity[TRAIN].std() + affinity[TRAIN].mean()
     mse = np.mean((prediction - affinity[VALIDATION]) ** 2)
     expected = {"concordance_index": concordance_index(affinity[VALIDATION], score), "mse": mse}

@@ -19,14 +19,15 @@ from jaxdti.data.interactions import DataError
 from jaxdti.data.load import load_data
 from jaxdti.training import loop
 from jaxdti.training import run as run_module
-from jaxdti.training.loop import Replica
 from jaxdti.training.mesh import STATES, join_processes, make_mesh, put, take_replica
+from jaxdti.training.method import Replica
 
 ROOT = Path(__file__).resolve().parents[2]
 
 # Plain gradient descent with small steps: Adam turns rounding of vanishing gradients into whole steps.
 SCRIPT = """
 import json, re, sys
+from functools import partial
 from pathlib import Path
 import jaxdti, jax, numpy as np, optax
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -38,7 +39,7 @@ from jaxdti.data.load import load_data
 from jaxdti.training.features import host_features
 from jaxdti.training.mesh import BATCHES, REPLICATED, STATES, make_mesh, over_replicas, put, take_replica
 from jaxdti.training.objectives import pair_objective
-from jaxdti.training.state import hyper_parameters, init_replicas
+from jaxdti.training.state import hyper_parameters, init_replicas, init_variables
 from jaxdti.training.step import make_chunk, make_train_step
 
 config = load_config(Path(sys.argv[1]))
@@ -50,7 +51,8 @@ def program(state, features, batches):
     return jax.vmap(make_chunk(step))(state, batches)
 
 def run(replicas, mesh):
-    state = init_replicas(config.model, tx, range(replicas), [hyper_parameters(config)] * replicas)
+    init = partial(init_variables, config.model)
+    state = init_replicas(init, tx, range(replicas), [hyper_parameters(config)] * replicas)
     state, features = put(state, mesh, STATES), put(host_features(data.store), mesh, REPLICATED)
     rng, losses, compiled = np.random.default_rng(0), [], None
     for _ in range(2):

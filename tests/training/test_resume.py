@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -19,7 +20,7 @@ from jaxdti.training import loop
 from jaxdti.training.checkpoints import load_weights, open_checkpoints
 from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.run import Interrupted, resume, train
-from jaxdti.training.state import hyper_parameters, init_replicas
+from jaxdti.training.state import hyper_parameters, init_replicas, init_variables
 
 TIMES = ("seconds", "samples_per_second", "total_seconds")
 EPOCH = 6  # chunks
@@ -30,7 +31,7 @@ def outcome(run: Path) -> dict:
     """Everything a run leaves that must not depend on interruptions."""
     config = load_config(run / "config.yaml")
     tx, hyper = make_optimizer(config.training, EPOCH), [hyper_parameters(config)]
-    like = jax.eval_shape(lambda: init_replicas(config.model, tx, [0], hyper))
+    like = jax.eval_shape(lambda: init_replicas(partial(init_variables, config.model), tx, [0], hyper))
     stacked = {"params": like.params, "batch_stats": like.batch_stats}
     weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stacked)
     with open_checkpoints(run / "checkpoints") as checkpoints:

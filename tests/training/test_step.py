@@ -1,5 +1,7 @@
 """The promises of a training step: filler and failed steps change nothing, replicas and chunks equal single steps."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from jaxdti.data.batches import PairBatch, Shape, pair_batch
 from jaxdti.data.load import load_data
 from jaxdti.training.features import device_features
 from jaxdti.training.objectives import pair_objective
-from jaxdti.training.state import hyper_parameters, init_state
+from jaxdti.training.state import hyper_parameters, init_state, init_variables
 from jaxdti.training.step import make_chunk, make_train_step
 
 
@@ -141,7 +143,7 @@ def network(tiny_config):
         chosen = [train[i] if i >= 0 else -1 for i in positions]
         return pair_batch(dataset.table, np.array(chosen, np.int64))
 
-    init = lambda seed: init_state(config.model, tx, seed, hyper_parameters(config))
+    init = lambda seed: init_state(partial(init_variables, config.model), tx, seed, hyper_parameters(config))
     return make_train_step(objective, tx), init, batch
 
 

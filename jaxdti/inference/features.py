@@ -1,0 +1,44 @@
+"""The joint features of pairs: what the decoder sees, and what methods between domains align."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdti.config import ModelConfig
+from jaxdti.data.batches import Buckets, PairBatch, pair_batch, plan_evaluation
+from jaxdti.data.interactions import InteractionTable
+from jaxdti.models.drugban import DrugBAN
+from jaxdti.training.features import DeviceFeatures
+
+
+def joint_features(
+    config: ModelConfig,
+    features: DeviceFeatures,
+    table: InteractionTable,
+    buckets: Buckets,
+    batch_size: int,
+    variables: dict[str, Any],
+    rows: np.ndarray,
+) -> np.ndarray:
+    """float32 [len(rows), joint_features] of the table rows, in their order; BatchNorm uses the running statistics."""
+    model, programs = DrugBAN(config), {}
+
+    def program(shape):
+        def run(variables: dict[str, Any], features: DeviceFeatures, batch: PairBatch):
+            drugs, proteins = features.drugs(batch.drug, shape), features.proteins(batch.protein, shape)
+            method = DrugBAN.features_and_logits
+            return model.apply(variables, drugs, proteins, batch.row_mask, train=False, method=method)[0]
+
+        return jax.jit(run)
+
+    found = np.zeros((len(rows), config.joint_features), np.float32)
+    place = {int(row): i for i, row in enumerate(rows)}
+    for chunk in plan_evaluation(rows, buckets, batch_size):
+        if chunk.bucket not in programs:
+            programs[chunk.bucket] = program(buckets.shapes[chunk.bucket])
+        members = chunk.rows[0]
+        joint = programs[chunk.bucket](variables, features, pair_batch(table, members))
+        kept = members >= 0
+        found[[place[int(row)] for row in members[kept]]] = np.asarray(joint)[kept]
+    return found
