@@ -529,11 +529,11 @@ class SizesConfig:
     """hidden layers that mode 2 keeps as they are"""
     learning_rate: float = 1e-3
     """on the target family; training.learning_rate is that on the sources"""
-    epochs: int = 12
+    epochs: int = 8
     """on the target family; training.epochs are those on the sources, at most"""
     batch_size: int = 64
     """on the target family"""
-    updates: int = 30
+    updates: int = 20
     """more epochs for a small training set, until it has had so many updates"""
 
     def __post_init__(self):
