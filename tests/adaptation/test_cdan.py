@@ -10,7 +10,7 @@ from jaxdti.adaptation.cdan import cdan_loss, multilinear_map, random_matrices
 from jaxdti.adaptation.discriminator import Discriminator
 from jaxdti.adaptation.domains import Domains
 
-PLAIN, CONDITIONED, PUBLISHED = {}, {"conditioned": True}, {"conditioned": True, "reference": True}
+OPTIONS = {}, {"conditioned": True}, {"conditioned": True, "reference": True}
 
 
 def predictions(logits):
@@ -39,37 +39,37 @@ def reference(features, logits, detached, mask, w, random, conditioned=False, re
     return total
 
 
-@pytest.mark.parametrize("options", [PLAIN, CONDITIONED, PUBLISHED], ids=["plain", "conditioned", "published"])
 @pytest.mark.parametrize("size", [None, 4])
-@pytest.mark.parametrize(("rows", "width", "classes"), [(4, 3, 1), (5, 2, 2), (1, 1, 3), (3, 2, 50)])
-def test_value_and_gradients(batch, weights, discriminator, central_differences, rows, width, classes, size, options):
+@pytest.mark.parametrize(("rows", "width", "classes"), [(4, 3, 1), (1, 1, 3), (3, 2, 50)])
+def test_value_and_gradients(batch, weights, discriminator, central_differences, rows, width, classes, size):
     features, logits, mask = batch(rows, width, classes)
     random = None
     if size:
         random = tuple(np.random.default_rng(4).normal(size=(n, size)) for n in (width, max(classes, 2)))
     w = weights(size or width * max(classes, 2))
 
-    @jax.jit
-    def both(f, x, w):
-        loss = lambda f, x, w: cdan_loss(
-            Domains(features=f, logits=x, mask=mask), discriminator(w), 0.7, jax.tree.map(np.float32, random), **options
-        )
-        return jax.value_and_grad(loss, argnums=(0, 1, 2))(f, x, w)
+    def loss(f, x, w, options):
+        domains = Domains(features=f, logits=x, mask=mask)
+        return cdan_loss(domains, discriminator(w), 0.7, jax.tree.map(np.float32, random), **options)
 
-    value, (of_features, of_logits, of_weights) = both(*jax.tree.map(np.float32, (features, logits, w)))
-    assert of_logits.shape == logits.shape
-    given = lambda f=features, x=logits, w=w: reference(f, x, logits, mask, w, random, **options)
-    np.testing.assert_allclose(value, given(), rtol=1e-5)
-    slope = central_differences(lambda f: given(f=f), features)
-    np.testing.assert_allclose(of_features, -0.7 * slope, rtol=1e-4, atol=1e-6)
-    slope = central_differences(lambda x: given(x=x), logits)
-    np.testing.assert_allclose(of_logits, -0.7 * slope, rtol=1e-4, atol=1e-6)
-    slope = central_differences(lambda b: given(w=w | {"B": b}), w["B"])
-    np.testing.assert_allclose(of_weights["B"], slope, rtol=1e-4, atol=1e-6)
+    @jax.jit
+    def all_options(f, x, w):
+        return [jax.value_and_grad(loss, argnums=(0, 1, 2))(f, x, w, options) for options in OPTIONS]
+
+    results = all_options(*jax.tree.map(np.float32, (features, logits, w)))
+    for (value, (of_features, of_logits, of_weights)), options in zip(results, OPTIONS, strict=True):
+        given = lambda f=features, x=logits, w=w, options=options: reference(f, x, logits, mask, w, random, **options)
+        np.testing.assert_allclose(value, given(), rtol=1e-5)
+        slope = central_differences(lambda f, given=given: given(f=f), features)
+        np.testing.assert_allclose(of_features, -0.7 * slope, rtol=1e-4, atol=1e-6)
+        slope = central_differences(lambda x, given=given: given(x=x), logits)
+        np.testing.assert_allclose(of_logits, -0.7 * slope, rtol=1e-4, atol=1e-6)
+        slope = central_differences(lambda b, given=given: given(w=w | {"B": b}), w["B"])
+        np.testing.assert_allclose(of_weights["B"], slope, rtol=1e-4, atol=1e-6)
 
 
 def test_random_matrices_are_standard_normal_and_follow_the_key():
-    draw = lambda seed: random_matrices(jax.random.key(seed), 60, 50, 40)
+    draw = jax.jit(lambda seed: random_matrices(jax.random.key(seed), 60, 50, 40))
     (features, classes), again, other = draw(0), draw(0), draw(1)
     assert features.shape == (60, 40) and classes.shape == (50, 40)
     assert features.dtype == classes.dtype == jnp.float32

@@ -86,17 +86,17 @@ def test_dann_through_the_network_equals_torch(inputs, separate):
 
 def test_initialisation():
     mask = np.ones((2, 6), bool)
-    init = lambda module, *shape: jax.jit(module.init)(jax.random.key(0), np.zeros(shape, np.float32), mask)["params"]
-    shapes = lambda tree: jax.tree.map(np.shape, tree)
-    assert shapes(init(Discriminator(WIDTHS), 2, 6, 4)) == shapes(params_of(4))
-    params = init(ClasswiseDiscriminators(7, WIDTHS), 7, 2, 6, 4)["each"]
-    assert shapes(params) == shapes(params_of(4, 7))
-    kernels = np.asarray(params["hidden_0"]["dense"]["kernel"]).reshape(7, -1)
+    start = lambda module, *shape: module.init(jax.random.key(0), np.zeros(shape, np.float32), mask)["params"]
+    shapes = lambda init: jax.tree.map(lambda x: x.shape, jax.eval_shape(init))
+    assert shapes(lambda: start(Discriminator(WIDTHS), 2, 6, 4)) == shapes(lambda: params_of(4))
+    stacked = lambda: start(ClasswiseDiscriminators(7, WIDTHS), 7, 2, 6, 4)["each"]
+    assert shapes(stacked) == shapes(lambda: params_of(4, 7))
+    kernels = jax.jit(lambda: stacked()["hidden_0"]["dense"]["kernel"].reshape(7, -1))()
     assert len(np.unique(kernels, axis=0)) == 7  # weights of their own from the start
 
 
-@pytest.mark.parametrize("classes", [1, 3])
-def test_stacked_equal_one_by_one(inputs, classes):
+def test_stacked_equal_one_by_one(inputs):
+    classes = 3
     x, mask = inputs
     own = np.stack([x * (k + 1) + k for k in range(classes)])
     params = params_of(4, classes)
@@ -119,22 +119,21 @@ def test_stacked_equal_one_by_one(inputs, classes):
 def test_masked_rows_do_not_reach_the_others(inputs):
     x, mask = inputs
     params = params_of(4)
+    logits = jax.jit(one)
     changed = np.where(mask[..., None], x, np.float32(1e3))
-    np.testing.assert_allclose(one(params, changed, mask)[mask], one(params, x, mask)[mask], rtol=1e-5, atol=1e-6)
-    assert one(params, jnp.asarray(x, jnp.bfloat16), mask).dtype == jnp.float32
+    np.testing.assert_allclose(logits(params, changed, mask)[mask], logits(params, x, mask)[mask], rtol=1e-5, atol=1e-6)
+    assert jax.eval_shape(one, params, jnp.zeros(x.shape, jnp.bfloat16), mask).dtype == jnp.float32
 
 
-@pytest.mark.parametrize("separate", [True, False])
-def test_a_nan_in_a_masked_row_stays_there(inputs, separate):
+def test_a_nan_in_a_masked_row_stays_there(inputs):
     x, mask = inputs
     logits = np.zeros((2, 6, 1), np.float32)
 
     @jax.jit
     def both(params, x, mask):
         def loss(params, x):
-            discriminate = partial(one, params)
             domains = Domains(features=x, logits=logits, mask=mask)
-            return dann_loss(domains, jax.vmap(discriminate) if separate else discriminate, 1.0)
+            return dann_loss(domains, jax.vmap(partial(one, params)), 1.0)
 
         return jax.value_and_grad(loss, argnums=(0, 1))(params, x)
 

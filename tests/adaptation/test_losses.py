@@ -127,7 +127,7 @@ def assert_finite(tree):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("filler", [np.nan, np.inf, -3e4])
+@pytest.mark.parametrize("filler", [np.nan, -np.inf, 3e4])
 @pytest.mark.parametrize("name", CASES)
 def test_masked_rows_reach_neither_value_nor_gradient(run, arguments, name, filler):
     features, logits, w, mask, strength = arguments(name)
@@ -212,7 +212,7 @@ wild_rows = lambda width: st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data())
 @pytest.mark.parametrize("name", CASES)
 def test_wild_inputs_stay_finite(run, arguments, name, data):
