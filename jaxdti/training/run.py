@@ -186,7 +186,8 @@ def _run_source_only(config: Config, output: Path, dataset: Dataset) -> None:
     """The same run without adaptation, in a run directory of its own, unless it stands there already."""
     if (output / "summary.json").is_file():
         return
-    plain = replace(config, adaptation=AdaptationConfig(), output=replace(config.output, baselines=False))
+    unadapted = AdaptationConfig(oracle=config.adaptation.oracle)
+    plain = replace(config, adaptation=unadapted, output=replace(config.output, baselines=False))
     if not (output / "data.json").is_file():
         create_directory(output)
         save_config(plain, output / "config.yaml")
