@@ -127,6 +127,7 @@ def make_parsers() -> dict[str, Parser]:
 
     _train_options(add)
     _sweep_options(add)
+    _transfer_options(add)
     _evaluate_options(add)
     _predict_options(add)
     _import_options(add)
@@ -187,6 +188,33 @@ def _sweep_options(add: Callable[..., Parser]) -> None:
     search.add_argument("--random-seed", metavar="N", type=int, help="of the draw (default: 0)")
     search.add_argument("--together", metavar="N", type=int, help="most settings at once (default: what memory allows)")
     search.add_argument("--resume", metavar="DIR", type=Path, help="continue a sweep; takes no other argument")
+    _add_config_options(parser, "")
+
+
+def _transfer_options(add: Callable[..., Parser]) -> None:
+    parser = add(
+        "transfer",
+        commands.transfer,
+        "carry a trained network to a small data set",
+        "Measure what a source family of proteins brings to a target family with few compounds, size by size.\n"
+        "Training sets, methods and repeats train together; what is finished is kept and not done again on --resume.",
+        "jaxdti transfer --protocol sizes configs/transfer_families.yaml --output transfers/families\n"
+        "  jaxdti transfer --protocol sizes --data.dataset families/dti_six \\\n"
+        "    --transfer.sizes.targets nuclear_receptor --transfer.sizes.compounds 2,12,48 --output transfers/small\n"
+        "  jaxdti transfer --protocol sizes --resume transfers/families",
+        usage="jaxdti transfer --protocol sizes CONFIG --output DIR [--KEY VALUE ...]\n"
+        "       jaxdti transfer --protocol sizes --resume DIR",
+    )
+    parser.add_argument("config", metavar="CONFIG", nargs="?", type=Path, help="YAML file, see configs/")
+    run = parser.add_argument_group("transfer")
+    run.add_argument(
+        "--protocol",
+        choices=("sizes",),
+        required=True,
+        help="sizes: balanced training sets of 2 to 1,000 compounds; full fine-tuning (mode1), frozen lower layers "
+        "(mode2) and shallow classifiers on frozen features (mode3), beside training without a source",
+    )
+    run.add_argument("--resume", metavar="DIR", type=Path, help="continue; takes no other argument")
     _add_config_options(parser, "")
 
 

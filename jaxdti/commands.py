@@ -114,6 +114,42 @@ def _guarded_sweep(output: Path, *, resuming: bool = False, **settings: Any) -> 
     return 0
 
 
+def transfer(options: argparse.Namespace) -> int:
+    """`jaxdti transfer --protocol sizes CONFIG --output DIR` and `jaxdti transfer --protocol sizes --resume DIR`."""
+    overrides = _overrides(options)
+    if options.resume:
+        if options.config or overrides:
+            raise DataError("--resume DIR takes everything from there; leave out CONFIG and the other flags")
+        return _guarded_transfer(options.resume)
+    if not options.config and not any(override.startswith("data.") for override in overrides):
+        raise DataError(
+            "CONFIG is missing: name a YAML file such as configs/transfer_families.yaml, or set --data.dataset"
+        )
+    if "output.directory" not in vars(options):
+        raise DataError("--output DIR is missing")
+    config, output = load_config(options.config, overrides), Path(vars(options)["output.directory"])
+    with listing_rejected(output.with_name(f"{output.name}.rejected.csv")):
+        return _guarded_transfer(output, config)
+
+
+def _guarded_transfer(output: Path, config: Any = None) -> int:
+    from jaxdti.evaluation import size_protocol as protocol
+
+    try:
+        table = protocol.resume_sizes(output) if config is None else protocol.run_sizes(config, output)
+    except protocol.Interrupted as stop:
+        print(f"saved; continue with: jaxdti transfer --protocol sizes --resume {output}", file=sys.stderr)
+        return 128 + stop.signal
+    except protocol.NonFiniteLoss as error:
+        print(f"jaxdti: error: {error}", file=sys.stderr)
+        return NON_FINITE
+    print_table("mean test AUROC over the target families, by training compounds", table.lines())
+    for line in table.verdicts():
+        print(line)
+    print(f"written to {output / 'results.csv'} and {output / 'sizes.png'}")
+    return 0
+
+
 def evaluate(options: argparse.Namespace) -> int:
     """`jaxdti evaluate RUN TABLE [--output DIR]`."""
     from jaxdti.inference.evaluate import evaluate as evaluate_run

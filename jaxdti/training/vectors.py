@@ -20,7 +20,7 @@ from jaxdti.training.state import TrainState
 from jaxdti.training.step import make_train_step
 
 _STEPS_A_CALL = 32  # about: whole epochs, so that the host looks at the device every second or so
-_ROWS_A_CALL = 4096  # of predictions
+_ROWS_A_CALL = 1024  # of predictions
 _GRANULE = 64  # of the number of validation rows
 
 
