@@ -15,7 +15,7 @@ from jax import Array
 
 from jaxdti.config import TrainingConfig
 from jaxdti.training.objectives import Objective, affinity_loss, binding_loss, masked_mean
-from jaxdti.training.optimizer import make_optimizer
+from jaxdti.training.optimizer import RateOf, make_optimizer, one_rate
 from jaxdti.training.state import TrainState
 from jaxdti.training.step import make_train_step
 
@@ -30,6 +30,7 @@ class VectorBatch(flax.struct.PyTreeNode):
     row: Array  # int32 [..., B]
     label: Array  # float32 [..., B]; 0 or 1, the number of a class, or a value; anything where masked
     row_mask: Array  # bool [..., B]
+    target: Array | None = None  # int32 [..., B], unlabelled rows of another domain beside; -1 where there is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,20 @@ class VectorReplica:
     weight_decay: float = 0.0  # decoupled
     dropout: float = 0.0
     class_weight: bool = False  # weight classes inversely to their frequency in ``train``
+    target: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # int [t], unlabelled, for a method
+    hyper: dict[str, Any] = field(default_factory=dict)  # float or float [...], what else a method traces
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VectorMethod:
+    """How the network learns. Programs are compiled for each object, so equal methods should be the same object."""
+
+    objective: Callable[[Array], Objective]  # of the features
+    network: Callable[[dict[str, Any]], dict[str, Any]]  # of all variables those that validation applies the model to
+    rate_of: RateOf = one_rate
+    # (variables, features, rows int32 [T] of the whole target, -1 where there is none) -> what changes in ``hyper``
+    # before each epoch
+    refresh: Callable[[dict[str, Any], Array, Array], dict[str, Array]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +98,7 @@ def fit_vectors(
     task: str = "classification",
     select: str | None = None,
     variables: dict[str, Any] | None = None,
+    method: VectorMethod | None = None,
     progress: Progress | None = None,
 ) -> VectorFit:
     """Trains one network for each replica; together or one by one, the numbers are the same up to rounding.
@@ -100,6 +116,7 @@ def fit_vectors(
       select: what keeps the best epoch of a replica and counts for the patience, a key of ``SELECTION``; None: there is
         no validation, the last epoch is kept.
       variables: to start from instead of ``init``, stacked on axis 0; the optimiser starts anew.
+      method: plain supervision by default. Every step of another one takes as many rows of ``target`` as of ``train``.
       progress: called after every program call with the number of epochs done, and loss and validation value so far
         (see ``VectorFit``); what it raises ends the training.
 
@@ -107,14 +124,16 @@ def fit_vectors(
       ValueError: no replica, no training row, a row without a label, or ``select`` does not suit validation and task.
     """
     _check(replicas, task, select)
+    method = supervision(model, task) if method is None else method
     features, count = jnp.asarray(features), len(replicas)
     batch_size = min(config.batch_size, max(len(replica.train) for replica in replicas))
     steps = max(_steps(replica, batch_size) for replica in replicas)
     seeds = np.asarray([replica.seed for replica in replicas], np.int32)
     start: dict[str, Any] = jax.jit(jax.vmap(init))(seeds) if variables is None else variables
-    outputs = jax.eval_shape(_predictor(model, features.ndim == 3), start, features, np.zeros(1, np.int32)).shape[-1]
+    held = jax.eval_shape(jax.vmap(method.network), start)
+    outputs = jax.eval_shape(_predictor(model, features.ndim == 3), held, features, np.zeros(1, np.int32)).shape[-1]
     hyper = [_hyper(replica, task, outputs) for replica in replicas]
-    tx = make_optimizer(config, steps)
+    tx = make_optimizer(config, steps, method.rate_of)
     fit = _Fit(
         state=_start(tx, start, seeds, jax.tree.map(lambda *leaves: np.stack(leaves), *hyper)),
         best=jax.tree.map(jnp.copy, start) if select else {},
@@ -125,12 +144,13 @@ def fit_vectors(
     total = max(_epochs(replica, config) for replica in replicas)
     together = min(max(1, _STEPS_A_CALL // steps), total)
     validation = _validation(replicas) if select else None
-    run = _program(model, task, config, steps, select, features.ndim == 3, runs_one_by_one())
+    targets = _targets(replicas) if method.refresh else None
+    run = _program(model, method, task, config, steps, select, features.ndim == 3, runs_one_by_one())
     loss, value = (np.full((count, total), np.nan, np.float32) for _ in range(2))
     for first in range(0, total, together):
         epochs = range(first, first + together)
         batches, counts = _plan(replicas, config, epochs, batch_size, steps)
-        fit, records = run(fit, batches, counts if runs_one_by_one() else counts.max(0), features, validation)
+        fit, records = run(fit, batches, counts if runs_one_by_one() else counts.max(0), features, validation, targets)
         done = min(first + together, total)
         trained, loss_now, value_now = jax.device_get(records)
         for into, now in ((loss, loss_now), (value, value_now)):
@@ -197,6 +217,12 @@ def map_replicas(function: Callable[..., Any], in_axes: tuple[int | None, ...]) 
 def runs_one_by_one() -> bool:
     """Whether replicas of a small network run in a loop instead of by ``vmap``."""
     return jax.default_backend() == "cpu"
+
+
+@lru_cache(maxsize=32)
+def supervision(model: nn.Module, task: str) -> VectorMethod:
+    """Plain training on labelled rows."""
+    return VectorMethod(objective=partial(vector_objective, model, task), network=lambda variables: variables)
 
 
 def vector_objective(model: nn.Module, task: str, features: Array) -> Objective:
@@ -294,7 +320,7 @@ def _hyper(replica: VectorReplica, task: str, outputs: int) -> dict[str, np.ndar
         "class_weights": weights,
         "label_scale": scale,
     }
-    return {name: np.asarray(value, np.float32) for name, value in values.items()}
+    return {name: np.asarray(value, np.float32) for name, value in (values | replica.hyper).items()}
 
 
 def _start(tx, variables: dict[str, Any], seeds: np.ndarray, hyper: dict[str, np.ndarray]) -> TrainState:
@@ -332,6 +358,7 @@ def _plan(
     shape = (len(replicas), len(epochs), steps, batch_size)
     row, label, mask = np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape, bool)
     counts = np.zeros(shape[:2], np.int32)
+    target = np.full(shape, -1, np.int32) if any(len(replica.target) for replica in replicas) else None
     for i, replica in enumerate(replicas):
         for j, epoch in enumerate(epochs):
             if epoch >= _epochs(replica, config):
@@ -342,7 +369,27 @@ def _plan(
                 row[i, j, k, : len(part)] = part
                 label[i, j, k, : len(part)] = replica.label[part]
                 mask[i, j, k, : len(part)] = True
-    return VectorBatch(row=jnp.asarray(row), label=jnp.asarray(label), row_mask=jnp.asarray(mask)), counts
+            if target is not None and len(replica.target):
+                beside = _target_batches(replica.target, batch_size, counts[i, j], (replica.seed, epoch, 1))
+                target[i, j, : len(beside), : beside.shape[1]] = beside
+    batches = VectorBatch(row=row, label=label, row_mask=mask, target=target)  # pyright: ignore[reportArgumentType]
+    return jax.tree.map(jnp.asarray, batches), counts
+
+
+def _target_batches(rows: np.ndarray, size: int, steps: int, seed: tuple[int, ...]) -> np.ndarray:
+    """int64 [steps, size or all rows if fewer]: shuffled anew whenever they are used up, no row twice in a batch."""
+    rng, size = np.random.default_rng(seed), min(size, len(rows))
+    full = len(rows) // size
+    rounds = [rng.permutation(rows)[: full * size].reshape(full, size) for _ in range(-(-steps // full))]
+    return np.concatenate(rounds)[:steps]
+
+
+def _targets(replicas: Sequence[VectorReplica]) -> Array:
+    """All target rows of each replica, int32 [R, T], -1 behind them."""
+    rows = np.full((len(replicas), max(len(replica.target) for replica in replicas)), -1, np.int32)
+    for i, replica in enumerate(replicas):
+        rows[i, : len(replica.target)] = replica.target
+    return jnp.asarray(rows)
 
 
 def _validation(replicas: Sequence[VectorReplica]) -> VectorBatch:
@@ -359,6 +406,7 @@ def _validation(replicas: Sequence[VectorReplica]) -> VectorBatch:
 @lru_cache(maxsize=32)
 def _program(
     model: nn.Module,
+    method: VectorMethod,
     task: str,
     config: TrainingConfig,
     steps: int,
@@ -366,18 +414,26 @@ def _program(
     own_features: bool,
     one_by_one: bool,
 ):
-    """``run(fit, batches, counts, features, validation) -> (fit, (trained, loss, value))``, the last three [R, E]."""
-    tx, patience = make_optimizer(config, steps), config.patience
+    """``run(fit, batches, counts, features, validation, targets) -> (fit, (trained, loss, value))``, the last three
+    [R, E]."""
+    tx, patience = make_optimizer(config, steps, method.rate_of), config.patience
 
     def validate(state: TrainState, features: Array, rows: VectorBatch) -> Array:
-        variables: Any = {"params": state.params, "batch_stats": state.batch_stats}
+        variables: Any = method.network({"params": state.params, "batch_stats": state.batch_stats})
         output = model.apply(variables, features[rows.row], rows.row_mask, train=False)
         mean, sd = state.hyper["label_scale"]
         label = (jnp.where(rows.row_mask, rows.label, 0.0) - mean) / sd
         return SELECTION[task][select](output, label, rows.row_mask)  # pyright: ignore[reportArgumentType]
 
-    def one(fit: _Fit, batches: VectorBatch, counts: Array, features: Array, validation: VectorBatch | None):
-        step = make_train_step(vector_objective(model, task, features), tx)
+    def one(
+        fit: _Fit,
+        batches: VectorBatch,
+        counts: Array,
+        features: Array,
+        validation: VectorBatch | None,
+        targets: Array | None,
+    ):
+        step = make_train_step(method.objective(features), tx)
 
         def epoch(fit: _Fit, inputs: tuple[VectorBatch, Array]):
             batches, count = inputs
@@ -385,6 +441,10 @@ def _program(
             if select and patience is not None:
                 active &= fit.epoch - fit.best_epoch < patience
             batches = batches.replace(row_mask=batches.row_mask & active)
+            if method.refresh is not None and targets is not None:
+                variables = {"params": fit.state.params, "batch_stats": fit.state.batch_stats}
+                hyper = fit.state.hyper | method.refresh(variables, features, targets)
+                fit = fit.replace(state=fit.state.replace(hyper=hyper))
 
             def body(i: Array, carry: tuple[TrainState, Array, Array]) -> tuple[TrainState, Array, Array]:
                 state, loss, rows = carry
@@ -413,11 +473,18 @@ def _program(
 
         return jax.lax.scan(epoch, fit, (batches, counts))
 
-    axes = (0, 0, 0 if one_by_one else None, 0 if own_features else None, 0)
+    axes = (0, 0, 0 if one_by_one else None, 0 if own_features else None, 0, 0)
 
     @partial(jax.jit, donate_argnums=0)
-    def run(fit: _Fit, batches: VectorBatch, counts: Array, features: Array, validation: VectorBatch | None):
-        return map_replicas(one, axes)(fit, batches, jnp.asarray(counts), features, validation)
+    def run(
+        fit: _Fit,
+        batches: VectorBatch,
+        counts: Array,
+        features: Array,
+        validation: VectorBatch | None,
+        targets: Array | None,
+    ):
+        return map_replicas(one, axes)(fit, batches, jnp.asarray(counts), features, validation, targets)
 
     return run
 
