@@ -30,6 +30,7 @@ RESPONSE_BASELINES = ("elastic_net", "random_forest", "mlp")
 RESPONSE_KINDS = ("continuous", "binary")
 PROTOCOLS = ("transductive", "inductive")
 ERRORS = ("squared", "absolute", "euclidean", "elastic")
+VECTOR_DATASETS = ("digits", "families")
 
 
 def _choose(path: str, value: object, choices: tuple) -> None:
@@ -209,6 +210,9 @@ class TrainingConfig:
     """stop after so many epochs without a better validation score"""
     seed: int = 0
     """of the initial weights, the order of the pairs and the dropout"""
+    frozen: tuple[str, ...] = ()
+    """parts that keep their initial weights: drug_encoder, protein_encoder, encoders, pooling, or names of modules such
+    as sequence_layers_*; their BatchNorm still takes the statistics of each batch"""
     replicas: int = 1
     """models trained at once, with seeds counting up from training.seed; predictions are their mean"""
     buckets: int = 8
@@ -285,6 +289,57 @@ class AdaptationConfig:
                 f"adaptation.discriminator_features={self.discriminator_features!r}: one or more whole numbers above 0 "
                 "are expected"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorsConfig:
+    """Networks on feature vectors with classes instead of pairs: methods of adaptation compared on several targets."""
+
+    dataset: str | None = None
+    """digits (ten in the source, five in shifted targets) | families (which protein family a compound binds)"""
+    source: str | None = None
+    """given tables: columns of numbers and a label, to train on"""
+    target: str | None = None
+    """given tables: the same columns, unlabelled; a label column is not read"""
+    test: str | None = None
+    """given tables: the same columns with labels, to measure on"""
+    label_column: str = "label"
+    """column of the class in source and test"""
+    tasks: tuple[str, ...] = ()
+    """targets of the dataset to adapt to; default: all of them"""
+    methods: tuple[str, ...] = ("none", "dann", "san")
+    """to compare, of adaptation.method; the other keys of adaptation hold for all of them"""
+    features: tuple[int, ...] = (256, 128)
+    """hidden widths of the network; the last ones are compared between domains"""
+    dropout: float = 0.0
+    """behind every hidden layer"""
+    validation: float = 0.2
+    """share of the source rows that validates"""
+    select: str = "last"
+    """epoch that is kept: last | source (best accuracy on the source's validation rows)"""
+
+    def __post_init__(self):
+        if self.dataset is not None:
+            _choose("vectors.dataset", self.dataset, VECTOR_DATASETS)
+        given = [name for name in ("source", "target", "test") if getattr(self, name)]
+        if given and (self.dataset or len(given) < 3):
+            raise ValueError(
+                f"vectors.{given[0]}: name vectors.dataset, or give vectors.source, vectors.target and vectors.test"
+            )
+        for method in self.methods:
+            _choose("vectors.methods", method, ADAPTATION_METHODS)
+        if not self.methods or len(set(self.methods)) < len(self.methods):
+            raise ValueError(f"vectors.methods={self.methods!r}: one or more are expected, each only once")
+        if not self.features or min(self.features) < 1:
+            raise ValueError(f"vectors.features={self.features!r}: whole numbers above 0 are expected")
+        _choose("vectors.select", self.select, ("last", "source"))
+        _between("vectors.dropout", self.dropout, 0.0, 0.95)
+        _between("vectors.validation", self.validation, 0.01, 0.5)
+
+    @property
+    def given(self) -> bool:
+        """Whether there are feature vectors to train on."""
+        return self.dataset is not None or self.source is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -586,6 +641,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+    vectors: VectorsConfig = field(default_factory=VectorsConfig)
     response: ResponseConfig = field(default_factory=ResponseConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
@@ -601,6 +657,11 @@ class Config:
             raise ValueError(
                 "training.distributed=true trains one run at a time: set adaptation.source_only=false, and train "
                 "without adaptation in a run of its own"
+            )
+        if self.vectors.given and (self.adaptation.method != "none" or self.task != "classification"):
+            raise ValueError(
+                f"adaptation.method={self.adaptation.method}, task={self.task}: on feature vectors vectors.methods names "
+                "the methods, and the task is classification"
             )
         if self.task == "regression" and self.adaptation.target_entropy:
             raise ValueError("adaptation.target_entropy works with class predictions, which task=regression has not")

@@ -23,6 +23,14 @@ LETTERS = 26  # 25 letters and 0
 REFERENCE_ATOMS = 290  # the published code pads every molecule to this many nodes,
 REFERENCE_RESIDUES = 1200  # every protein to this many residues, and masks neither
 
+# The names of the modules whose parameters belong to a part of the network; "pooling" is all before the decoder.
+PARTS = {
+    "drug_encoder": ("atom_projection", "graph_layers_*"),
+    "protein_encoder": ("embedding", "sequence_layers_*"),
+    "encoders": ("atom_projection", "graph_layers_*", "embedding", "sequence_layers_*"),
+    "pooling": ("atom_projection", "graph_layers_*", "embedding", "sequence_layers_*", "bilinear"),
+}
+
 
 class SharedProteins(flax.struct.PyTreeNode):
     """P proteins that B pairs share, each encoded once.

@@ -219,7 +219,7 @@ def _predict_target_classes(
     """The state with the mean prediction of each replica over all its target pairs, float32 [R, 2], in ``hyper``."""
     means = []
     for i, replica in enumerate(replicas):
-        network = method.network(take_replica(_variables(state), i, mesh), "target_train")
+        network = method.network(take_replica(state.variables, i, mesh), "target_train")
         positive = scipy.special.expit(of_lead(scorer(network, replica.parts["target_train"]))).mean()
         means.append((1.0 - positive, positive))
     return state.replace(hyper=state.hyper | {"target_classes": put(np.array(means, np.float32), mesh, STATES)})
@@ -327,15 +327,11 @@ def _give_up(progress: Progress, replica: int, reason: str, report: Reporter) ->
     report.failed(replica, reason)
 
 
-def _variables(state: TrainState) -> dict[str, Any]:
-    return {"params": state.params, "batch_stats": state.batch_stats}
-
-
 @partial(jax.jit, donate_argnums=0)
 def _keep(best: dict[str, Any], state: TrainState, better: jax.Array) -> dict[str, Any]:
     """The variables of the state for the replicas that are ``better``, bool [R]; a copy, as states are donated."""
     pick = lambda old, new: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-    return jax.tree.map(pick, best, _variables(state))
+    return jax.tree.map(pick, best, state.variables)
 
 
 def _finish_epoch(
@@ -362,7 +358,7 @@ def _finish_epoch(
     for i, (replica, member) in enumerate(zip(replicas, progress.members, strict=True)):
         if not active[i] or member.failed:
             continue
-        network = method.network(take_replica(_variables(state), i, mesh), "validation")
+        network = method.network(take_replica(state.variables, i, mesh), "validation")
         scores = of_lead(scorer(network, replica.parts["validation"]))
         if bad := int(np.sum(~np.isfinite(scores))):
             reason = (
@@ -381,7 +377,7 @@ def _finish_epoch(
             member.best_epoch = progress.epoch + 1
         record = {f"validation_{name}": number for name, number in metrics.items()}
         if replica.config.adaptation.oracle:
-            network = method.network(take_replica(_variables(state), i, mesh), "test")
+            network = method.network(take_replica(state.variables, i, mesh), "test")
             scores = of_lead(scorer(network, replica.parts["test"]))
             metrics = validate(table, replica.config.task, label_scale(table, replica), replica.parts["test"], scores)
             record |= {f"oracle_{name}": number for name, number in metrics.items()}

@@ -1,7 +1,7 @@
 """How replicas learn: what the training loop has to know of plain training, and of every other kind."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,8 +10,10 @@ import numpy as np
 
 from jaxdti.config import Config
 from jaxdti.data.batches import Buckets, Chunk, PairBatch, Shape, most_distinct, pair_batch, plan_epoch, shared_proteins
-from jaxdti.data.interactions import InteractionTable
+from jaxdti.data.interactions import DataError, InteractionTable
+from jaxdti.models.drugban import PARTS
 from jaxdti.training.features import DeviceFeatures
+from jaxdti.training.label_tree import partition, select
 from jaxdti.training.objectives import Objective, pair_objective
 from jaxdti.training.optimizer import RateOf, one_rate
 from jaxdti.training.state import init_variables
@@ -31,7 +33,7 @@ class Replica:
 class Method:
     """One kind of training, for all replicas of a run."""
 
-    init: Callable[[int | jax.Array], Variables]  # fresh variables from a seed; vmappable
+    init: Callable[[int | jax.Array], Variables]  # fresh variables from a seed, with "frozen" if any; vmappable
     objective: Callable[[DeviceFeatures, Shape, int | None], Objective]  # of one bucket, and of shared proteins
     plan: Callable[[int], list[Chunk]]  # the chunks of an epoch; of equal number and sizes in every epoch
     batch: Callable[[np.ndarray], PairBatch]  # of table rows [replicas, steps, B] of a plan
@@ -61,6 +63,36 @@ def supervised(replicas: Sequence[Replica], table: InteractionTable, buckets: Bu
         proteins=proteins,
         network=lambda variables, part: variables,
     )
+
+
+def with_frozen(method: Method, patterns: Sequence[str], root: tuple[str, ...] = ()) -> Method:
+    """The same training, but the parts of the network that ``patterns`` name keep their initial parameters.
+
+    They are in the state's ``frozen``: no gradient, no moments, no share in clipping. Their BatchNorm works as in the
+    others, on the statistics of each batch, because at the beginning it has no stored ones.
+
+    Args:
+      root: where the network is in the method's parameters.
+
+    Raises:
+      DataError: a pattern names nothing, or nothing is left to train.
+    """
+    if not patterns:
+        return method
+    network = jax.eval_shape(method.init, 0)["params"]
+    for name in root:
+        network = network[name]
+    chosen = select(network, patterns, PARTS, "training.frozen")
+    if not partition(network, chosen)[0]:
+        raise DataError(f"training.frozen={','.join(patterns)}: nothing is left to train")
+    frozen = frozenset((*root, *path) for path in chosen)
+
+    def init(seed: int | jax.Array) -> Variables:
+        variables = method.init(seed)
+        params, kept = partition(variables["params"], frozen)
+        return variables | {"params": params, "frozen": kept}
+
+    return replace(method, init=init)
 
 
 def _plan(

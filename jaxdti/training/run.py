@@ -43,7 +43,7 @@ from jaxdti.training.loop import (
     restored_progress,
 )
 from jaxdti.training.mesh import REPLICATED, is_lead, local, make_mesh, put, take_replica
-from jaxdti.training.method import Method, Replica, supervised
+from jaxdti.training.method import Method, Replica, supervised, with_frozen
 from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.report import RunReporter, say
 from jaxdti.training.results import SOURCE_ONLY, Fitted, write_results
@@ -241,7 +241,7 @@ def fit_replicas(replicas: Sequence[Replica], dataset: Dataset, output: Path) ->
     hyper = [hyper_parameters(r.config, class_weights(table, r), label_scale(table, r)) for r in replicas]
     state = init_replicas(method.init, tx, [r.config.training.seed for r in replicas], hyper)
     copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))  # one program, not one for each shape
-    best = copy({"params": state.params, "batch_stats": state.batch_stats})
+    best = copy(state.variables)
     progress = Progress([Member() for _ in replicas])
     with open_checkpoints(output / "checkpoints") as checkpoints:
         if checkpoints.latest() is not None:
@@ -261,11 +261,13 @@ def make_method(replicas: Sequence[Replica], table: InteractionTable, buckets: B
     """Plain training, or the adaptation that the configuration asks for.
 
     Raises:
-      DataError: there is nothing to adapt to.
+      DataError: there is nothing to adapt to, or ``training.frozen`` names nothing or everything.
     """
     config = replicas[0].config
     steps = config.training.chunk_steps or chunk_steps()
-    return (supervised if config.adaptation.method == "none" else adapted)(replicas, table, buckets, steps)
+    if config.adaptation.method == "none":
+        return with_frozen(supervised(replicas, table, buckets, steps), config.training.frozen)
+    return with_frozen(adapted(replicas, table, buckets, steps), config.training.frozen, ("network",))
 
 
 @contextmanager

@@ -16,16 +16,23 @@ from jaxdti.config import Config, ModelConfig
 from jaxdti.layers.graph import DrugBatch
 from jaxdti.layers.sequence import ProteinBatch
 from jaxdti.models.drugban import REFERENCE_ATOMS, REFERENCE_RESIDUES, DrugBAN
+from jaxdti.training.label_tree import merge
 
 
 class TrainState(flax.struct.PyTreeNode):
     step: Array  # int32 []; updates done
-    params: chex.ArrayTree
+    params: chex.ArrayTree  # those that are trained
     batch_stats: chex.ArrayTree
     opt_state: optax.OptState
     rng: Array  # uint32 [2]; constant, folded with ``step``, so that resuming repeats the unbroken run
     hyper: dict[str, Array]  # what ``hyper_parameters`` lists, traced
     first_bad: Array  # int32 []; the step whose loss or gradient was not finite, -1 while there is none
+    frozen: chex.ArrayTree = flax.struct.field(default_factory=dict)  # the other parameters, which stay as they are
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """``{"params", "batch_stats"}`` with all parameters."""
+        return {"params": merge(self.params, self.frozen), "batch_stats": self.batch_stats}
 
 
 def init_variables(config: ModelConfig, seed: int | Array) -> dict[str, Any]:
@@ -71,7 +78,8 @@ def hyper_parameters(
     return {name: np.asarray(value, np.float32) for name, value in values.items()}
 
 
-Init = Callable[[int | Array], dict[str, Any]]  # a seed -> {"params": ..., "batch_stats": ...}
+# A seed -> {"params": ..., "batch_stats": ...}, and "frozen": ... where there are such parameters.
+Init = Callable[[int | Array], dict[str, Any]]
 
 
 def init_state(init: Init, tx: optax.GradientTransformation, seed: int | Array, hyper: dict[str, Any]) -> TrainState:
@@ -85,6 +93,7 @@ def init_state(init: Init, tx: optax.GradientTransformation, seed: int | Array, 
         rng=jax.random.fold_in(jax.random.PRNGKey(seed), 1),
         hyper=jax.tree.map(jnp.asarray, hyper),
         first_bad=jnp.full((), -1, jnp.int32),
+        frozen=variables.get("frozen", {}),
     )
 
 

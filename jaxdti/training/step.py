@@ -22,6 +22,7 @@ def make_train_step(objective: Objective, tx: optax.GradientTransformation) -> S
 
     A step of filler rows changes nothing: not the moments, not the schedule, not the statistics. Neither does any step
     from the first one on whose loss or gradient is not finite; its number is kept in ``state.first_bad``.
+    Only ``state.params`` are differentiated and updated; the objective gets them with ``state.frozen``.
     """
 
     tx = optax.with_extra_args_support(tx)
@@ -32,7 +33,7 @@ def make_train_step(objective: Objective, tx: optax.GradientTransformation) -> S
         hyper = state.hyper | {"step": state.step}
 
         def loss_fn(params):
-            return objective({"params": params, "batch_stats": state.batch_stats}, batch, rng, hyper)
+            return objective(state.replace(params=params).variables, batch, rng, hyper)
 
         (loss, (batch_stats, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         grad_norm = optax.tree.norm(grads)
@@ -48,7 +49,7 @@ def make_train_step(objective: Objective, tx: optax.GradientTransformation) -> S
         )
         moves = present & finite & (state.first_bad < 0)
         new = jax.tree.map(lambda a, b: jnp.where(moves, a, b), new, state)
-        new = new.replace(first_bad=jnp.where(bad, state.step, state.first_bad))
+        new = new.replace(first_bad=jnp.where(bad, state.step, state.first_bad), frozen=state.frozen)
         rows = jnp.sum(batch.row_mask).astype(jnp.int32)
         return new, {"rows": rows} | metrics | {"grad_norm": grad_norm}
 
