@@ -10,7 +10,7 @@ from rdkit import Chem, rdBase
 from jaxdti.config import DataConfig
 from jaxdti.data.interactions import DataError, InteractionTable
 from jaxdti.data.layouts import read_layout
-from jaxdti.data.named import dataset_parts
+from jaxdti.data.named import dataset_parts, get_dataset
 from jaxdti.data.sequences import normalise_sequence
 from jaxdti.data.tables import TableFile, read_table
 from jaxdti.data.validation import load_interactions
@@ -67,13 +67,13 @@ def load_families(data: DataConfig) -> FamilyCompounds:
         fewer than two families.
     """
     if data.dataset:
+        if set(get_dataset(data.dataset).files) != {"pairs", "drugs", "proteins"}:
+            raise DataError(f"dataset {data.dataset}: a table of pairs beside tables of drugs and proteins is needed")
         files = dataset_parts(data.dataset)
-        if files.pairs is None or files.part_column is not None:
-            raise DataError(f"dataset {data.dataset}: one table of pairs beside tables of drugs and proteins is needed")
         data = replace(
             data, label_column=files.label_column, drugs=str(files.drugs), proteins=str(files.proteins), table=None
         )
-        pairs = files.pairs
+        pairs = Path(str(files.pairs))
     elif data.table and data.proteins:
         pairs = Path(data.table)
     else:
