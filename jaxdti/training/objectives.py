@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from jaxdti.config import ModelConfig
 from jaxdti.data.batches import PairBatch, Shape
+from jaxdti.layers.sequence import hide_residues
 from jaxdti.models.drugban import DrugBAN, share_proteins
 from jaxdti.training.features import DeviceFeatures
 
@@ -81,7 +82,7 @@ def pair_objective(
         logits, updates = model.apply(
             variables,
             features.drugs(batch.drug, shape),
-            features.proteins(protein, shape),
+            hide_residues(features.proteins(protein, shape), hyper["residue_dropout"], jax.random.fold_in(rng, 1)),
             batch.row_mask,
             hyper["dropout"],
             train=True,
