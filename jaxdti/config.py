@@ -567,7 +567,7 @@ class ResponseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SizesConfig:
-    """`jaxdti transfer --protocol sizes`: a network on fingerprints, carried to protein families with few compounds."""
+    """`jaxdti transfer --protocol sizes`: a network on fingerprints, carried to families with few compounds."""
 
     targets: tuple[str, ...] = ()
     """families to transfer to; default: every one"""
