@@ -9,7 +9,7 @@ demo: $(INSTALLED)
 	$(BIN)/jaxdti train configs/drugban_demo.yaml --output runs/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
