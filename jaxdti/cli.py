@@ -128,6 +128,7 @@ def make_parsers() -> dict[str, Parser]:
     _train_options(add)
     _sweep_options(add)
     _transfer_options(add)
+    _response_options(add)
     _evaluate_options(add)
     _predict_options(add)
     _import_options(add)
@@ -156,7 +157,7 @@ def _train_options(add: Callable[..., Parser]) -> None:
     run = parser.add_argument_group("run")
     run.add_argument("--resume", metavar="RUN", type=Path, help="continue an interrupted run; takes no other argument")
     run.add_argument("--overwrite", action="store_true", help="replace the run directory if it is there")
-    _add_config_options(parser, "")
+    _add_config_options(parser)
 
 
 def _sweep_options(add: Callable[..., Parser]) -> None:
@@ -188,7 +189,7 @@ def _sweep_options(add: Callable[..., Parser]) -> None:
     search.add_argument("--random-seed", metavar="N", type=int, help="of the draw (default: 0)")
     search.add_argument("--together", metavar="N", type=int, help="most settings at once (default: what memory allows)")
     search.add_argument("--resume", metavar="DIR", type=Path, help="continue a sweep; takes no other argument")
-    _add_config_options(parser, "")
+    _add_config_options(parser)
 
 
 def _transfer_options(add: Callable[..., Parser]) -> None:
@@ -215,7 +216,28 @@ def _transfer_options(add: Callable[..., Parser]) -> None:
         "(mode2) and shallow classifiers on frozen features (mode3), beside training without a source",
     )
     run.add_argument("--resume", metavar="DIR", type=Path, help="continue; takes no other argument")
-    _add_config_options(parser, "")
+    _add_config_options(parser)
+
+
+def _response_options(add: Callable[..., Parser]) -> None:
+    parser = add(
+        "response",
+        commands.response,
+        "carry drug response from cell lines to patients",
+        "Pre-train autoencoders on the expression of both domains, train classifiers of the source responses on their\n"
+        "codes, and score every target sample, beside models of the raw genes. A flag wins over CONFIG.",
+        "jaxdti response configs/codeae_planted.yaml --output runs/planted\n"
+        "  jaxdti response --response.source_expression lines.csv --response.target_expression patients.csv \\\n"
+        "    --response.source_response ic50.csv --response.target_response clinical.csv --output runs/mine\n"
+        "  jaxdti response --resume runs/mine",
+        usage="jaxdti response CONFIG [--output RUN] [--overwrite] [--KEY VALUE ...]\n"
+        "       jaxdti response --resume RUN",
+    )
+    parser.add_argument("config", metavar="CONFIG", nargs="?", type=Path, help="YAML file, see configs/")
+    run = parser.add_argument_group("run")
+    run.add_argument("--resume", metavar="RUN", type=Path, help="continue an interrupted run; takes no other argument")
+    run.add_argument("--overwrite", action="store_true", help="replace the run directory if it is there")
+    _add_config_options(parser, "response", "output")
 
 
 def _evaluate_options(add: Callable[..., Parser]) -> None:
@@ -389,11 +411,15 @@ def _add_reading_options(parser: Parser) -> None:
     _add_column_options(parser, label=True)
 
 
-def _add_config_options(parser: Parser, only: str) -> None:
-    """A flag for each key of the configuration, grouped by section; ``only`` limits them to ``task`` and a section."""
-    groups = {"": parser.add_argument_group("task")}
+def _add_config_options(parser: Parser, *only: str) -> None:
+    """A flag for each key of the configuration, grouped by section; ``only`` these, by default all but ``response``.
+
+    The task stands with the pairs it is about: with all sections, and with ``data``.
+    """
+    wanted = lambda path: path.partition(".")[0] in only if only else path.partition(".")[0] != "response"
+    groups = {"": parser.add_argument_group("task")} if not only or "data" in only else {}
     for path, description in config_sections().items():
-        if not only or f"{path}.".startswith(f"{only}."):
+        if wanted(path):
             groups[path] = parser.add_argument_group(path, description)
     for path, leaf in config_fields().items():
         section, _, name = path.rpartition(".")
@@ -402,7 +428,7 @@ def _add_config_options(parser: Parser, only: str) -> None:
             default = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
             groups[section].add_argument(
                 f"--{path}",
-                *([ALIASES[path]] if path in ALIASES and not only else []),
+                *([ALIASES[path]] if path in ALIASES and "data" not in only else []),
                 dest=path,
                 metavar=name.upper(),
                 default=argparse.SUPPRESS,

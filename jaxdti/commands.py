@@ -150,6 +150,38 @@ def _guarded_transfer(output: Path, config: Any = None) -> int:
     return 0
 
 
+def response(options: argparse.Namespace) -> int:
+    """`jaxdti response CONFIG [--output RUN]` and `jaxdti response --resume RUN`."""
+    overrides = _overrides(options)
+    if options.resume and (options.config or options.overwrite or overrides):
+        raise DataError("--resume RUN takes everything from the run; leave out CONFIG and the other flags")
+    given = ("response.dataset=", "response.source_expression=")
+    if not options.resume and not options.config and not any(text.startswith(given) for text in overrides):
+        raise DataError(
+            "CONFIG is missing: name a YAML file such as configs/codeae_planted.yaml, or set --response.dataset, "
+            "or --response.source_expression, --response.target_expression and --response.source_response"
+        )
+    config = None if options.resume else load_config(options.config, overrides)
+    if config and not options.config and not config.output.directory:
+        raise DataError("--output RUN is missing; without CONFIG the run has no name of its own")
+    from jaxdti.training import response_run as running
+
+    run = options.resume
+    try:
+        if config is None:
+            running.resume_response(run)
+        else:
+            run = Path(config.output.directory or Path("runs") / options.config.stem)
+            running.respond(config, run, overwrite=options.overwrite)
+    except running.Interrupted as stop:
+        print(f"saved; continue with: jaxdti response --resume {run}", file=sys.stderr)
+        return 128 + stop.signal
+    except running.NonFiniteLoss as error:
+        print(f"jaxdti: error: {error}", file=sys.stderr)
+        return NON_FINITE
+    return 0
+
+
 def evaluate(options: argparse.Namespace) -> int:
     """`jaxdti evaluate RUN TABLE [--output DIR]`."""
     from jaxdti.inference.evaluate import evaluate as evaluate_run

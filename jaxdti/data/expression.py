@@ -170,7 +170,7 @@ def drop_incomplete(table: ExpressionTable, domain: str) -> tuple[ExpressionTabl
     if bad.mean() > _MOST_INCOMPLETE:
         worst = missing.sum(0).argmax()
         raise DataError(
-            f"{domain} expression: {bad.sum()} of {len(bad)} samples lack a value, most often of "
+            f"{domain} expression: {bad.sum()} of {len(table.samples)} samples lack a value, most often of "
             f"{table.genes[worst]} ({missing[:, worst].sum()} samples); at most {_MOST_INCOMPLETE:.0%} are left out: "
             "remove such genes, or fill in their values"
         )

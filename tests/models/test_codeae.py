@@ -128,7 +128,8 @@ def test_gradient_penalty_is_safe_where_the_critic_is_flat_and_where_rows_are_ba
 def test_critic_gap_matches_torch():
     torch = pytest.importorskip("torch")
     source, target = draw(ROWS, 2 * CODE), draw(ROWS, 2 * CODE, seed=1)
-    gap = lambda params: critic_gap(critic_of(params), source, target, MASK, ~MASK)
+    values = lambda params: (critic_of(params)(source), critic_of(params)(target))
+    gap = lambda params: critic_gap(*values(params), MASK, ~MASK)
     value, slope = jax.value_and_grad(gap)(PARAMS)
     tensors, critic = torch_critic(torch)
     s, t = (torch.tensor(x, dtype=torch.float64) for x in (source[MASK], target[~MASK]))

@@ -1,0 +1,322 @@
+"""A drug response run: its directory, from the tables to predictions for every patient."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+
+from jaxdti.compilation import keep_programs
+from jaxdti.config import Config, ResponseConfig, load_config, save_config
+from jaxdti.data.interactions import DataError
+from jaxdti.data.named import write_json
+from jaxdti.data.study import Study, load_study
+from jaxdti.data.tables import write_table
+from jaxdti.evaluation.response import (
+    domain_accuracy,
+    elastic_net_scores,
+    forest_scores,
+    validation_auroc,
+)
+from jaxdti.models.autoencoders import normalise
+from jaxdti.training.loop import Interrupted, NonFiniteLoss, _stop_signals
+from jaxdti.training.report import say
+from jaxdti.training.response_heads import Encoder, HeadFit, encoder_output, fit_heads, study_folds
+from jaxdti.training.response_objectives import SEPARATING, Profiles
+from jaxdti.training.response_pretraining import (
+    ADVERSARIAL,
+    BASE,
+    Setting,
+    Snapshot,
+    pretrain,
+    save_arrays,
+    settings_of,
+)
+from jaxdti.training.response_results import Entry, write_response_results
+from jaxdti.training.run import create_directory, describe_environment, is_free
+
+__all__ = ["Interrupted", "NonFiniteLoss", "respond", "resume_response"]
+
+NO_PRETRAINING = "none"  # the protocol of baselines
+
+
+def respond(config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:
+    """Pre-trains, trains classifiers and baselines, evaluates, and writes a run directory; returns its summary.
+
+    The directory holds config.yaml, environment.json, data.json, left_out.csv, pretraining/ and stages/ (to resume
+    from), summary.json, results.csv, predictions.parquet, embeddings/ and embeddings.png.
+
+    Raises:
+      DataError: the data are unfit, or ``output`` exists and is not to be overwritten.
+      NonFiniteLoss: all settings of a method have failed.
+      Interrupted: a signal arrived; ``resume_response`` goes on.
+    """
+    if not is_free(output):
+        if not overwrite:
+            raise DataError(f"{output}: already exists; give another --output, or --overwrite, or --resume {output}")
+        if not (output / "config.yaml").is_file():
+            raise DataError(
+                f"{output}: is not a run directory (no config.yaml); --overwrite would delete foreign files"
+            )
+    study = load_study(config.response)  # before anything is deleted
+    create_directory(output)
+    save_config(config, output / "config.yaml")
+    write_json(output / "data.json", {"sha256": study.identity(), "drugs": list(study.drugs), "summary": study.lines})
+    columns = {name: [getattr(item, name) for item in study.left_out] for name in ("what", "name", "reason")}
+    write_table(pa.table(columns, pa.schema([(name, pa.string()) for name in columns])), output / "left_out.csv")
+    return _run(config, output, study)
+
+
+def resume_response(run: Path) -> dict[str, Any]:
+    """Continues an interrupted run; what is finished is not trained again.
+
+    Raises:
+      DataError: not such a run, or the data are no longer those it began with.
+      NonFiniteLoss, Interrupted: as ``respond``.
+    """
+    if not (run / "config.yaml").is_file() or not (run / "left_out.csv").is_file():
+        raise DataError(f"{run}: not a drug response run; expected a directory with config.yaml and left_out.csv")
+    config = load_config(run / "config.yaml")
+    study = load_study(config.response)
+    begun = json.loads((run / "data.json").read_text())["sha256"]
+    if begun != study.identity():
+        raise DataError(f"{run}: the data changed since the run began (sha256 {begun}, now {study.identity()})")
+    return _run(config, run, study)
+
+
+def _run(config: Config, output: Path, study: Study) -> dict[str, Any]:
+    started = time.perf_counter()
+    for line in study.lines:
+        say(line)
+    if study.left_out:
+        say(f"what takes no part is listed in {output / 'left_out.csv'}")
+    keep_programs()
+    write_json(output / "environment.json", describe_environment())
+    for folder in ("pretraining", "stages", "embeddings"):
+        (output / folder).mkdir(exist_ok=True)
+    with _stop_signals() as stopped:
+        entries = _baselines(config.response, study, output / "stages", stopped)
+        snapshots = _pretrain_all(config.response, study, output / "pretraining", stopped)
+        for method in config.response.methods:
+            entries += _method_entries(config.response, study, method, snapshots[method], output / "stages", stopped)
+        codes = {m: _codes(study, snapshots[m][-1], m) for m in config.response.methods}
+    accuracy = {m: _accuracies(*domains) for m, domains in codes.items()}
+    seconds = time.perf_counter() - started
+    return write_response_results(config, output, study, entries, codes, accuracy, seconds)
+
+
+def _look(stopped: list[int]) -> Callable[[], None]:
+    def look() -> None:
+        if stopped:
+            raise Interrupted(stopped[0])
+
+    return look
+
+
+def _pretrain_all(config: ResponseConfig, study: Study, folder: Path, stopped: list[int]) -> dict[str, list[Snapshot]]:
+    """Method -> its snapshots; codeae_adv goes on from codeae_base, which is pre-trained even if nobody asks for it."""
+    count = lambda x, rows: np.full(rows, -1, np.int32) if x is None else x
+    profiles = Profiles(
+        jnp.asarray(study.source),
+        jnp.asarray(study.target),
+        jnp.asarray(count(study.source_confounder, len(study.source))),
+        jnp.asarray(count(study.target_confounder, len(study.target))),
+    )
+    if "adae" in config.methods and not study.confounder_names:
+        raise DataError("response.methods: adae needs a known confounder; name a table with response.confounders")
+    rows = {"transductive": np.arange(len(study.target)), "inductive": np.flatnonzero(~study.labelled)}
+    for protocol in config.protocols:
+        if not len(rows[protocol]):
+            raise DataError(f"response.protocols: {protocol}: every target sample has a response, none is left")
+    methods = [m for m in config.methods if m != ADVERSARIAL]
+    if ADVERSARIAL in config.methods:
+        methods += [ADVERSARIAL] if BASE in methods else [BASE, ADVERSARIAL]
+    snapshots: dict[str, list[Snapshot]] = {}
+    for method in methods:
+        start = snapshots[BASE][-1] if method == ADVERSARIAL else None
+        snapshots[method] = pretrain(
+            settings_of(method, config),
+            profiles,
+            rows,
+            len(study.confounder_names),
+            config.pretraining,
+            folder,
+            stopped,
+            say,
+            start,
+        )
+    return snapshots
+
+
+def _method_entries(
+    config: ResponseConfig,
+    study: Study,
+    method: str,
+    snapshots: Sequence[Snapshot],
+    folder: Path,
+    stopped: list[int],
+) -> list[Entry]:
+    """One entry for each protocol: for each seed and drug the setting with the best source validation."""
+    encoders, owners = [], []
+    for snapshot in snapshots:
+        for i, setting in enumerate(snapshot.settings):
+            if snapshot.failed[i] < 0:
+                params = jax.tree.map(lambda x, i=i: x[i], snapshot.params["encoder"])
+                encoders.append(Encoder(method, setting.seed, params))
+                owners.append((setting, snapshot.epochs))
+    fit = _heads(study, encoders, config, method, folder, stopped)
+    entries = []
+    for protocol in config.protocols:
+        chosen = [_select(config, study, fit, owners, protocol, seed) for seed in _seeds(config)]
+        if all(one is not None for one in chosen):
+            entries.append(_entry(method, protocol, [one for one in chosen if one is not None]))
+        else:
+            say(f"{method}, {protocol}: left out, every setting of a seed has failed")
+    return entries
+
+
+def _heads(
+    study: Study, encoders: Sequence[Encoder], config: ResponseConfig, name: str, folder: Path, stopped: list[int]
+) -> HeadFit:
+    """The classifiers on these encoders, read from ``folder`` where they are finished."""
+    path = folder / f"{name}.npz"
+    if path.is_file():
+        with np.load(path) as stored:
+            return HeadFit(**{field: stored[field] for field in HeadFit.__dataclass_fields__})
+    began = time.perf_counter()
+    fit = fit_heads(study, encoders, config.folds, config.heads, config.pretraining, _look(stopped))
+    save_arrays(path, vars(fit))
+    failed = f", {int(fit.failed.sum())} failed" if fit.failed.any() else ""
+    say(
+        f"{name}: {fit.epochs.size} classifiers, {fit.epochs.mean():.0f} epochs to the best{failed}, "
+        f"{time.perf_counter() - began:.1f} s"
+    )
+    return fit
+
+
+def _seeds(config: ResponseConfig) -> range:
+    return range(config.seed, config.seed + config.seeds)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Of one seed: the chosen models of each drug."""
+
+    target: np.ndarray  # float32 [D, F, M]
+    validation: np.ndarray  # float64 [D], mean AUROC on the held-out folds of the source
+    settings: list[dict[str, Any]]  # of each drug
+
+
+def _select(
+    config: ResponseConfig,
+    study: Study,
+    fit: HeadFit,
+    owners: Sequence[tuple[Setting, int]],
+    protocol: str,
+    seed: int,
+) -> _Choice | None:
+    candidates = [i for i, (s, _) in enumerate(owners) if s.protocol == protocol and s.seed == seed]
+    if not candidates:
+        return None
+    fold, label = study_folds(study, config.folds, seed)
+    drugs = range(len(study.drugs))
+    score = np.array([[validation_auroc(label[d], fold[d], fit.source[i, d]) for d in drugs] for i in candidates])
+    best = np.nanargmax(np.where(np.isnan(score), -1.0, score), 0)
+    picked = [candidates[b] for b in best]
+    settings = [
+        {
+            "epochs": owners[i][1],
+            "dropout": owners[i][0].dropout,
+            "learning_rate": owners[i][0].learning_rate,
+            "alignment": owners[i][0].alignment,
+            "unfrozen": float(fit.unfrozen[i, d].mean()),
+        }
+        for d, i in enumerate(picked)
+    ]
+    return _Choice(np.stack([fit.target[i, d] for d, i in enumerate(picked)]), score[best, drugs], settings)
+
+
+def _entry(method: str, protocol: str, choices: Sequence[_Choice]) -> Entry:
+    return Entry(
+        method=method,
+        protocol=protocol,
+        target=np.stack([choice.target for choice in choices]),
+        validation=np.stack([choice.validation for choice in choices]),
+        settings=[choice.settings for choice in choices],
+    )
+
+
+def _baselines(config: ResponseConfig, study: Study, folder: Path, stopped: list[int]) -> list[Entry]:
+    """Models of the raw genes on the same folds."""
+    entries = []
+    for name in config.baselines:
+        if name == "mlp":
+            encoders = [Encoder(name, seed, None) for seed in _seeds(config)]
+            fit = _heads(study, encoders, config, f"raw_{name}", folder, stopped)
+            source, target = fit.source, fit.target
+        else:
+            source, target = _raw_scores(config, study, name, folder / f"raw_{name}.npz")
+        choices = []
+        for i, seed in enumerate(_seeds(config)):
+            fold, label = study_folds(study, config.folds, seed)
+            validation = [validation_auroc(label[d], fold[d], source[i, d]) for d in range(len(study.drugs))]
+            choices.append(_Choice(target[i], np.array(validation), [{} for _ in study.drugs]))
+        entries.append(_entry(name, NO_PRETRAINING, choices))
+        _look(stopped)()
+    return entries
+
+
+def _raw_scores(config: ResponseConfig, study: Study, name: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [S, D, F, N] and [S, D, F, M] of an elastic net or a forest."""
+    if path.is_file():
+        with np.load(path) as stored:
+            return stored["source"], stored["target"]
+    began, folds, drugs = time.perf_counter(), config.folds, len(study.drugs)
+    source, target = [], []
+    for seed in _seeds(config):
+        fold, label = study_folds(study, folds, seed)
+        arguments = (
+            study.source,
+            label.reshape(drugs * folds, -1),
+            np.repeat(fold, folds, 0),
+            np.tile(np.arange(folds), drugs),
+            study.target,
+        )
+        own, other = elastic_net_scores(*arguments) if name == "elastic_net" else forest_scores(*arguments, seed)
+        source.append(own.reshape(drugs, folds, -1))
+        target.append(other.reshape(drugs, folds, -1))
+    scores = np.stack(source), np.stack(target)
+    save_arrays(path, {"source": scores[0], "target": scores[1]})
+    say(f"{name}: {config.seeds * drugs * folds} models, {time.perf_counter() - began:.1f} s")
+    return scores
+
+
+Domain = dict[str, np.ndarray]  # kind of code -> float32 [models, samples, D]
+
+
+def _codes(study: Study, snapshot: Snapshot, method: str) -> tuple[Domain, Domain]:
+    """Codes of source and target by the last snapshot of every setting: shared; private and joined if there are any."""
+    x, y = jnp.asarray(study.source), jnp.asarray(study.target)
+    names = {"shared": ("encoder", "encoder")}
+    if method in SEPARATING:
+        names["private"] = ("private_source", "private_target")
+    domains: tuple[Domain, Domain] = ({}, {})
+    for kind, encoders in names.items():
+        for domain, inputs, encoder in zip(domains, (x, y), encoders, strict=True):
+            outputs = jax.lax.map(lambda p, inputs=inputs: encoder_output(p, inputs), snapshot.params[encoder])
+            domain[kind] = np.asarray(jnp.split(outputs, 2, -1)[0] if method == "vae" else normalise(outputs))
+    if "private" in names:
+        for domain in domains:
+            domain["joined"] = np.concatenate([domain["private"], domain["shared"]], -1)
+    return domains
+
+
+def _accuracies(source: Domain, target: Domain) -> dict[str, list[float]]:
+    """Kind of code -> accuracy of a domain classifier for each setting."""
+    return {kind: [domain_accuracy(a, b) for a, b in zip(source[kind], target[kind], strict=True)] for kind in source}
