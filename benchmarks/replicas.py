@@ -1,4 +1,4 @@
-"""Time of N models trained together by vmap against N times one, for DrugBAN and for a plain network on fingerprints.
+"""Time of N models trained together against N times one, for DrugBAN and for a plain network on fingerprints.
 
 JAXDTI_DATA=path/to/data python benchmarks/replicas.py --json results.json
 """
@@ -17,6 +17,7 @@ COLUMNS = (
     *("compile_seconds", "peak_host_mib", "peak_device_mib"),
 )
 LAYERS = (1024, 1200, 300, 1)  # a fingerprint in, one score out
+CHUNK = 16  # steps of the plain network in a program call, together and apart
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
     counts = (1, 2, 8) if options.quick else (1, 2, 4, 8, 16, 32)
     rows = []
     for n in counts:
-        rows.append(measure("MLP", 64, n, *mlp(64), repeats=10))
+        rows.append(measure("MLP", 64, n, *mlp(64), repeats=10, steps=CHUNK, spread=over_axis))
     batches = {16: counts if accelerator else [n for n in counts if n <= 8]}
     if not options.quick:
         batches[64] = (1, 8)
@@ -36,14 +37,19 @@ def main() -> None:
     write(options.json, "replicas", rows)
 
 
-def measure(name: str, batch: int, replicas: int, step, init, batch_of, *, repeats: int) -> Row:
-    """Seconds of one step of ``replicas`` models, together and one after the other, in turn."""
+def measure(
+    name: str, batch: int, replicas: int, step, init, batch_of, *, repeats: int, steps: int = 1, spread=jax.vmap
+) -> Row:
+    """Seconds of one step of ``replicas`` models, together and one after the other, in turn.
+
+    ``step`` takes ``steps`` steps; ``spread`` makes it one for states and batches stacked on axis 0.
+    """
     states = [init(seed) for seed in range(replicas)]
     batches = [batch_of(seed) for seed in range(replicas)]
     stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
     together, stacked_batches, single = stack(states), stack(batches), init(0)
     start = time.perf_counter()
-    many = jax.jit(jax.vmap(step), donate_argnums=0).lower(together, stacked_batches).compile()
+    many = jax.jit(spread(step), donate_argnums=0).lower(together, stacked_batches).compile()
     compile_seconds = time.perf_counter() - start
     one = jax.jit(step, donate_argnums=0)
     kept = {"together": together, "separate": states, "one": single}
@@ -59,7 +65,7 @@ def measure(name: str, batch: int, replicas: int, step, init, batch_of, *, repea
     }
     interleaved(functions, 1)
     seconds = interleaved(functions, repeats)
-    median = float(np.median(seconds["together"]))
+    median = float(np.median(seconds["together"])) / steps
     host, device = peak_host_bytes(), peak_device_bytes()
     return {
         "model": name,
@@ -77,13 +83,20 @@ def measure(name: str, batch: int, replicas: int, step, init, batch_of, *, repea
     }
 
 
+def over_axis(step):
+    """As training on feature vectors spreads replicas: in a loop of the program on CPU, by vmap elsewhere."""
+    from jaxdti.training.vectors import map_replicas
+
+    return map_replicas(step, (0, 0))
+
+
 def first(result):
     """The state, of a step's (state, metrics)."""
     return result[0]
 
 
 def mlp(batch: int):
-    """A plain network: (step, init, batch_of)."""
+    """A plain network, ``CHUNK`` steps a call: (step, init, batch_of)."""
     tx = optax.adam(1e-3)
 
     def init(seed: int):
@@ -105,10 +118,10 @@ def mlp(batch: int):
         return (optax.apply_updates(params, updates), moments), {}
 
     def batch_of(seed: int):
-        rng = np.random.default_rng(seed)
-        return rng.integers(0, 2, (batch, LAYERS[0])).astype(np.float32), rng.integers(0, 2, batch).astype(np.float32)
+        rng, shape = np.random.default_rng(seed), (CHUNK, batch)
+        return rng.integers(0, 2, (*shape, LAYERS[0])).astype(np.float32), rng.integers(0, 2, shape).astype(np.float32)
 
-    return step, init, batch_of
+    return lambda state, batches: jax.lax.scan(step, state, batches), init, batch_of
 
 
 def drugban(batch: int):
