@@ -21,7 +21,7 @@ def train(options: argparse.Namespace) -> int:
         if options.config or options.overwrite or overrides:
             raise DataError("--resume RUN takes everything from the run; leave out CONFIG and the other flags")
         return _guarded_train(options.resume, resuming=True)
-    if not options.config and not any(override.startswith("data.") for override in overrides):
+    if not options.config and not any(override.startswith(("data.", "vectors.")) for override in overrides):
         raise DataError(
             "CONFIG is missing: name a YAML file such as configs/drugban_demo.yaml, or set --data.dataset, "
             "--data.train and --data.test, or --data.table"
@@ -30,8 +30,26 @@ def train(options: argparse.Namespace) -> int:
     if not options.config and not config.output.directory:
         raise DataError("--output RUN is missing; without CONFIG the run has no name of its own")
     output = Path(config.output.directory or Path("runs") / options.config.stem)
+    if config.vectors.given:
+        return _train_vectors(config, output, options.overwrite)
     with listing_rejected(output.with_name(f"{output.name}.rejected.csv")):
         return _guarded_train(output, config=config, overwrite=options.overwrite)
+
+
+def _train_vectors(config: Any, output: Path, overwrite: bool) -> int:
+    from jaxdti.training.vector_run import train_vectors
+
+    with listing_rejected(output.with_name(f"{output.name}.rejected.csv")):
+        found = train_vectors(config, output, overwrite=overwrite)
+    seeds = len(found["seeds"])
+    print_table(f"accuracy on target test rows, mean ± sd over {seeds} seeds", found["lines"])
+    for line in found["verdicts"]:
+        print(line)
+    print(f"written to {output / 'results.csv'}, summary.json and accuracy.png")
+    if failed := sum(row["failed"] for row in found["results"]):
+        print(f"* {failed} networks failed with a loss that was not finite, and are left out", file=sys.stderr)
+        return NON_FINITE
+    return 0
 
 
 def _guarded_train(run: Path, *, resuming: bool = False, **settings: Any) -> int:

@@ -663,8 +663,8 @@ class Config:
             )
         if self.vectors.given and (self.adaptation.method != "none" or self.task != "classification"):
             raise ValueError(
-                f"adaptation.method={self.adaptation.method}, task={self.task}: on feature vectors vectors.methods names "
-                "the methods, and the task is classification"
+                f"adaptation.method={self.adaptation.method}, task={self.task}: on feature vectors vectors.methods "
+                "names the methods, and the task is classification"
             )
         if self.task == "regression" and self.adaptation.target_entropy:
             raise ValueError("adaptation.target_entropy works with class predictions, which task=regression has not")

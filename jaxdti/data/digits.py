@@ -1,6 +1,7 @@
 """Partial transfer on the 8 x 8 digits of scikit-learn: ten digits in the source, five in the shifted target."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -39,9 +40,10 @@ def _noise(images: np.ndarray) -> np.ndarray:
 
 def _shrink(images: np.ndarray) -> np.ndarray:
     """To three quarters, about the centre."""
-    centre = (images.shape[1] - 1) / 2
-    offset = centre - centre / 0.75
-    return ndimage.affine_transform(images, (1.0, 1 / 0.75, 1 / 0.75), (0.0, offset, offset), order=1)
+    ratio = np.asarray((1.0, 1 / 0.75, 1 / 0.75))
+    centre = (np.asarray(images.shape) - 1) / 2
+    offset: Any = centre * (1.0 - ratio)
+    return ndimage.affine_transform(images, ratio, offset, order=1)
 
 
 # Chosen before anything was trained on them, and not changed since.
@@ -73,7 +75,7 @@ def load_digit_domains(shifts: Sequence[str], *, validation: float, seeds: Seque
     if unknown := [name for name in shifts if name not in SHIFTS]:
         raise DataError(f"vectors.tasks: {unknown[0]!r}: choose from {', '.join(SHIFTS)}")
     shifts = list(shifts) or list(SHIFTS)
-    digits = load_digits()
+    digits: Any = load_digits()
     images, label = digits.images / 16.0, digits.target.astype(np.int64)
     shifted = np.stack([images, *(SHIFTS[name](images) for name in shifts)])
     return VectorDomains(

@@ -1,0 +1,146 @@
+"""Accuracies of several methods on several target domains: tables, a summary and a figure."""
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdti.data.named import write_json
+from jaxdti.evaluation.domain_gap import proxy_a_distance
+from jaxdti.evaluation.evaluation import json_ready
+
+BASELINES = ("none", "dann")  # the methods that others are held against
+_GAP_ROWS = 20  # of each domain, at least
+
+Row = dict[str, Any]
+
+
+def measure_domains(
+    source_logits: np.ndarray,
+    source_label: np.ndarray,
+    target_logits: np.ndarray,
+    target_label: np.ndarray,
+    source_features: np.ndarray,
+    target_features: np.ndarray,
+) -> dict[str, float]:
+    """Of one network: accuracies, its share of predictions outside the target's classes, and the domains' distance.
+
+    Args:
+      source_logits: float [N, K] of validation rows; source_label: int [N]; source_features: float [N, F].
+      target_logits: float [M, K] of test rows; target_label: int [M]; target_features: float [M, F].
+
+    Returns:
+      ``target_accuracy``, ``target_balanced_accuracy`` (mean over the classes that the target has), ``outlier_share``,
+      ``source_accuracy`` and ``proxy_a_distance``; the last NaN where a domain has too few rows.
+    """
+    called = np.argmax(target_logits, -1)
+    right, present = called == target_label, np.unique(target_label)
+    enough = min(len(source_label), len(target_label)) >= _GAP_ROWS
+    return {
+        "target_accuracy": float(np.mean(right)),
+        "target_balanced_accuracy": float(np.mean([np.mean(right[target_label == k]) for k in present])),
+        "outlier_share": float(np.mean(~np.isin(called, present))),
+        "source_accuracy": float(np.mean(np.argmax(source_logits, -1) == source_label)),
+        "proxy_a_distance": proxy_a_distance(source_features, target_features) if enough else float("nan"),
+    }
+
+
+def summarise_domains(rows: Sequence[Row]) -> list[Row]:
+    """For each task and method, and for the mean over the tasks (task "mean"): mean and sd over the seeds.
+
+    Rows of failed networks (``failed`` not empty) are counted and left out. ``above_none`` and ``above_dann`` compare
+    the mean target accuracy with those methods on the same task; of "mean" they count the tasks.
+    """
+    tasks, methods = _names(rows, "task"), _names(rows, "method")
+    measures = [name for name in rows[0] if name not in ("task", "method", "seed", "failed", "best_epoch")]
+    found: dict[tuple[str, str], Row] = {}
+    for method in methods:
+        for task in tasks:
+            own = [row for row in rows if (row["task"], row["method"]) == (task, method)]
+            kept = [row for row in own if not row["failed"]]
+            cell: Row = {"task": task, "method": method, "networks": len(kept), "failed": len(own) - len(kept)}
+            for name in measures:
+                cell |= _mean_and_sd(name, np.asarray([row[name] for row in kept], float))
+            found[task, method] = cell
+        # Seed by seed, so that the sd is that of the mean over tasks.
+        seeds = _names(rows, "seed")
+        whole = {"task": "mean", "method": method, "networks": len(seeds), "failed": 0}
+        for name in measures:
+            by_seed = [
+                [r[name] for r in rows if r["method"] == method and r["seed"] == seed and not r["failed"]]
+                for seed in seeds
+            ]
+            whole |= _mean_and_sd(name, np.asarray([np.mean(values) for values in by_seed if values], float))
+        found["mean", method] = whole
+    for (task, method), cell in found.items():
+        for baseline in BASELINES:
+            if baseline in methods and method != baseline:
+                compared = tasks if task == "mean" else [task]
+                better = lambda each, m=method, b=baseline: (
+                    found[each, m]["target_accuracy"] > found[each, b]["target_accuracy"]
+                )
+                cell[f"above_{baseline}"] = sum(map(better, compared))
+    return list(found.values())
+
+
+def domain_lines(summary: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Target accuracy by task and method, header first; the last line is the mean over the tasks."""
+    tasks, methods = _names(summary, "task"), _names(summary, "method")
+    tasks = [task for task in tasks if task != "mean"] + ["mean"]
+    cells = {(row["task"], row["method"]): row for row in summary}
+    text = lambda row: f"{row['target_accuracy']:.3f} ± {row['target_accuracy_sd']:.3f}" + "*" * bool(row["failed"])
+    return [("target", *methods)] + [(task, *(text(cells[task, method]) for method in methods)) for task in tasks]
+
+
+def write_domain_results(output: Path, rows: Sequence[Row], summary: Sequence[Row], facts: Row) -> None:
+    """results.csv (a row a network), summary.json and accuracy.png."""
+    write_csv(output / "results.csv", rows)
+    write_json(output / "summary.json", json_ready(facts | {"results": list(summary)}))
+    draw_accuracies(summary, output / "accuracy.png")
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """A table that appears whole or not at all; NaN is an empty cell."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    plain = lambda value: "" if isinstance(value, float) and np.isnan(value) else value
+    try:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows({name: plain(value) for name, value in row.items()} for row in rows)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def draw_accuracies(summary: Sequence[Row], path: Path) -> None:
+    """Draws the mean target accuracies with their sds as PNG: tasks side by side, a colour for each method."""
+    from matplotlib.figure import Figure
+
+    tasks = [task for task in _names(summary, "task") if task != "mean"] + ["mean"]
+    methods = _names(summary, "method")
+    cells = {(row["task"], row["method"]): row for row in summary}
+    figure = Figure(figsize=(max(5.0, 1.4 * len(tasks)), 4.0), layout="constrained")
+    panel = figure.subplots()
+    for i, method in enumerate(methods):
+        place = np.arange(len(tasks)) + 0.7 * ((i + 0.5) / len(methods) - 0.5)
+        mean, sd = ([cells[task, method][name] for task in tasks] for name in ("target_accuracy", "target_accuracy_sd"))
+        panel.errorbar(place, mean, yerr=sd, fmt="o", markersize=4, linewidth=1, color=f"C{i}", label=method)
+    panel.set_xticks(np.arange(len(tasks)), tasks)
+    panel.set_ylabel("accuracy on target test rows")
+    panel.grid(axis="y", alpha=0.3)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.legend(frameon=False, ncols=3, fontsize="small", loc="lower left", bbox_to_anchor=(0.0, 1.0))
+    figure.savefig(path, dpi=150)
+
+
+def _names(rows: Iterable[Row], key: str) -> list[Any]:
+    return list(dict.fromkeys(row[key] for row in rows))
+
+
+def _mean_and_sd(name: str, values: np.ndarray) -> dict[str, float]:
+    mean = float(np.mean(values)) if len(values) else float("nan")
+    return {name: mean, f"{name}_sd": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}

@@ -1,0 +1,155 @@
+"""A run on feature vectors: methods of adaptation compared on the target domains of a dataset."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdti.config import AdaptationConfig, Config, save_config
+from jaxdti.data.digits import load_digit_domains
+from jaxdti.data.family_domains import load_family_domains
+from jaxdti.data.interactions import DataError
+from jaxdti.data.named import write_json
+from jaxdti.data.vectors import VectorDomains, read_domains
+from jaxdti.evaluation.domain_results import (
+    BASELINES,
+    Row,
+    domain_lines,
+    measure_domains,
+    summarise_domains,
+    write_domain_results,
+)
+from jaxdti.models.fnn import FNN
+from jaxdti.training.adapted_vectors import fit_adapted, score_domains
+from jaxdti.training.report import say
+from jaxdti.training.run import create_directory, describe_environment, is_free
+from jaxdti.training.vectors import VectorFit, VectorReplica
+
+_SELECT = {"last": None, "source": "accuracy"}
+
+
+def train_vectors(config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:
+    """Trains ``training.replicas`` networks for every method and task, and writes what they reach on the target.
+
+    All networks of a method train in one program. ``output`` gets config.yaml, environment.json, results.csv (a row a
+    network), summary.json and accuracy.png.
+
+    Returns:
+      ``results``, one entry for each task and method (see ``summarise_domains``), and ``lines``, the printed table.
+
+    Raises:
+      DataError: the data are unfit, or ``output`` exists and is not to be overwritten.
+    """
+    if not is_free(output) and not (overwrite and (output / "config.yaml").is_file()):
+        raise DataError(f"{output}: already exists; give another --output, or --overwrite where it is a run")
+    started = time.perf_counter()
+    training = config.training
+    seeds = range(training.seed, training.seed + training.replicas)
+    domains = load_domains(config, seeds)
+    create_directory(output)
+    save_config(config, output / "config.yaml")
+    write_json(output / "environment.json", describe_environment())
+    for line in domains.lines:
+        say(line)
+    rows: list[Row] = []
+    for method in config.vectors.methods:
+        begun = time.perf_counter()
+        rows += train_method(config, domains, replace(config.adaptation, method=method), seeds)
+        say(f"{method}: {len(domains.tasks) * len(seeds)} networks, {time.perf_counter() - begun:.0f} s")
+    summary = summarise_domains(rows)
+    facts = {"seconds": round(time.perf_counter() - started, 1), "seeds": list(seeds), "tasks": list(domains.tasks)}
+    write_domain_results(output, rows, summary, facts)
+    return facts | {"results": summary, "lines": domain_lines(summary), "verdicts": verdicts(summary)}
+
+
+def load_domains(config: Config, seeds: Sequence[int]) -> VectorDomains:
+    """The feature vectors that the section ``vectors`` names.
+
+    Raises:
+      DataError: they are unfit.
+    """
+    vectors = config.vectors
+    if vectors.dataset == "digits":
+        return load_digit_domains(vectors.tasks, validation=vectors.validation, seeds=seeds)
+    if vectors.dataset == "families":
+        return load_family_domains(config.data, vectors.tasks, validation=vectors.validation, seeds=seeds)
+    if vectors.tasks:
+        raise DataError("vectors.tasks chooses among the targets of vectors.dataset; given tables are one target")
+    assert vectors.source and vectors.target and vectors.test
+    paths = (Path(vectors.source), Path(vectors.target), Path(vectors.test))
+    return read_domains(*paths, label_column=vectors.label_column, validation=vectors.validation, seeds=seeds)
+
+
+def train_method(
+    config: Config, domains: VectorDomains, adaptation: AdaptationConfig, seeds: Sequence[int]
+) -> list[Row]:
+    """A row of results for each task and seed. Labels of target rows are hidden from the training."""
+    vectors, training = config.vectors, config.training
+    model = FNN(vectors.features, outputs=len(domains.classes))
+    members = [(task, i) for task in domains.tasks for i in range(len(seeds))]
+    parts = [domains.tasks[task][i] for task, i in members]
+    hidden = np.full(len(domains.label), np.nan)
+    for own in parts:
+        for part in ("train", "validation"):
+            hidden[own[part]] = domains.label[own[part]]
+    replicas = [
+        VectorReplica(
+            train=own["train"],
+            validation=own["validation"],
+            target=own["target_train"],
+            label=hidden,
+            seed=seeds[i],
+            learning_rate=training.learning_rate,
+            weight_decay=training.weight_decay,
+            dropout=vectors.dropout,
+            class_weight=training.class_weight,
+        )
+        for (_, i), own in zip(members, parts, strict=True)
+    ]
+    fit = fit_adapted(model, domains.features, replicas, adaptation, training, select=_SELECT[vectors.select])
+    scores = {}
+    for part in ("validation", "test"):
+        rows = _stacked([own[part] for own in parts])
+        scores[part] = score_domains(model, adaptation, fit.variables, domains.features, rows, part)
+    found = []
+    for r, ((task, i), own) in enumerate(zip(members, parts, strict=True)):
+        sizes = {part: len(own[part]) for part in scores}
+        features, logits = ({part: scores[part][which][r, : sizes[part]] for part in sizes} for which in (0, 1))
+        label = {part: domains.label[own[part]] for part in sizes}
+        measured = measure_domains(
+            logits["validation"],
+            label["validation"],
+            logits["test"],
+            label["test"],
+            features["validation"],
+            features["test"],
+        )
+        found.append({"task": task, "method": adaptation.method, "seed": seeds[i]} | measured | _course(fit, r))
+    return found
+
+
+def verdicts(summary: Sequence[Row]) -> list[str]:
+    """How each method stands to the source alone and to DANN, in a sentence each."""
+    told, count = [], sum(row["task"] != "mean" and row["method"] == summary[0]["method"] for row in summary)
+    for row in summary:
+        if row["task"] == "mean":
+            than = [f"{b} on {row[f'above_{b}']} of {count}" for b in BASELINES if f"above_{b}" in row]
+            if than:
+                told.append(f"{row['method']}: above {' and '.join(than)} targets")
+    return told
+
+
+def _course(fit: VectorFit, r: int) -> Row:
+    bad = int(fit.first_bad[r])
+    return {"best_epoch": int(fit.best_epoch[r]), "failed": f"not finite at step {bad}" if bad >= 0 else ""}
+
+
+def _stacked(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """int64 [R, M] of rows of different counts, filled up with row 0."""
+    filled = np.zeros((len(rows), max(map(len, rows))), np.int64)
+    for i, own in enumerate(rows):
+        filled[i, : len(own)] = own
+    return filled
