@@ -1,0 +1,108 @@
+"""Digits and tables of features with two domains: parts that do not overlap, shifts, what is refused."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from jaxdti.data.digits import SHIFTS, load_digit_domains
+from jaxdti.data.interactions import DataError
+from jaxdti.data.vectors import TABLES, read_domains, split_source
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_digit_domains((), validation=0.2, seeds=(0, 1))
+
+
+def test_the_parts_of_the_digits(digits):
+    images = len(load_digits().target)
+    assert list(digits.tasks) == list(SHIFTS) and digits.features.shape == (images * (1 + len(SHIFTS)), 64)
+    for number, parts in enumerate(digits.tasks.values(), 1):
+        for own in parts:
+            source = np.concatenate([own["train"], own["validation"]])
+            target = np.concatenate([own["target_train"], own["test"]])
+            assert source.max() < images and set(digits.label[source]) == set(range(10))
+            assert set(digits.label[target]) == set(range(5)) and set(target // images) == {number}
+            assert not set(source) & set(target % images)  # no image is in both domains
+            assert len(set(source)) == len(source) and len(set(target)) == len(target)
+        assert not np.array_equal(parts[0]["train"], parts[1]["train"])
+
+
+def test_the_parts_do_not_depend_on_which_shifts_are_asked_for(digits):
+    alone = load_digit_domains(["noise"], validation=0.2, seeds=(1,))
+    rows, all_rows = alone.tasks["noise"][0]["test"], digits.tasks["noise"][1]["test"]
+    np.testing.assert_array_equal(alone.features[rows], digits.features[all_rows])
+
+
+def test_the_shifts():
+    image = np.zeros((1, 8, 8))
+    image[0, 2, 5] = 1.0
+    moved = SHIFTS["translation"](image)
+    assert moved[0, 3, 6] == pytest.approx(1.0) and moved.sum() == pytest.approx(1.0)
+    np.testing.assert_allclose(SHIFTS["inversion"](image), 1 - image)
+    np.testing.assert_allclose(SHIFTS["contrast"](image), 0.3 + 0.4 * image)
+    assert SHIFTS["blur"](image).max() < 0.2
+    smaller = SHIFTS["scale"](np.ones((1, 8, 8)))
+    assert smaller[0, 0].max() == 0 and smaller[0, 3, 3] == pytest.approx(1.0)
+    np.testing.assert_allclose(smaller, smaller[:, ::-1, ::-1], atol=1e-12)
+    for shift in SHIFTS.values():
+        np.testing.assert_array_equal(shift(image), shift(image))
+
+
+def test_at_least_one_row_validates_and_one_trains():
+    for share in (0.01, 0.5):
+        parts = split_source(np.arange(2), share, 0)
+        assert {len(parts["train"]), len(parts["validation"])} == {1}
+
+
+def write(folder, name, text):
+    (folder / name).write_text(text)
+    return folder / name
+
+
+@pytest.fixture
+def tables(tmp_path):
+    source = write(tmp_path, "source.csv", "a,b,label\n1,2,x\n3,6,y\n5,10,x\n")
+    target = write(tmp_path, "target.csv", "b,a\n1,2\n")
+    test = write(tmp_path, "test.csv", "label,a,b\nx,3,6\n")
+    return {"source": source, "target": target, "test": test}
+
+
+def read(tables, **settings):
+    given = {"label_column": "label", "validation": 0.3, "seeds": (0,)}
+    return read_domains(**tables, **(given | settings))
+
+
+def test_given_tables(tables):
+    found = read(tables)
+    np.testing.assert_allclose(found.features[:3].mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(found.features[:3].std(0), 1, rtol=1e-6)
+    np.testing.assert_allclose(found.features[4], 0, atol=1e-6)  # the source's mean
+    assert found.features[3, 0] == pytest.approx((2 - 3) / np.std([1, 3, 5]))  # columns by name, not by place
+    assert found.classes == ("x", "y") and found.label.tolist() == [0, 1, 0, -1, 0]
+    parts = found.tasks[TABLES][0]
+    assert parts["target_train"].tolist() == [3] and parts["test"].tolist() == [4]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("source", "a,b,label\n1,2,x\n3,4,x\n", "1 class in 'label'"),
+        ("source", "label\nx\ny\n", "no column of features"),
+        ("source", "a,b,label\n1,two,x\n3,4,y\n", "column 'b' holds something else than numbers"),
+        ("source", "a,b,label\n1,2,x\n3,nan,y\n", "column 'b': 1 values are missing or infinite, first in row 2"),
+        ("source", "a,b,label\n1,2,x\n3,4,\n", "1 rows have no label, the first is row 2"),
+        ("target", "a\n1\n", "no column 'b', which the source has"),
+        ("test", "label,a,b\nz,3,6\n", "'z', which is no class"),
+        ("test", "a,b\n3,6\n", "no column 'label'"),
+    ],
+)
+def test_what_is_wrong_with_given_tables(tables, name, text, message):
+    tables[name].write_text(text)
+    with pytest.raises(DataError, match=message):
+        read(tables)
+
+
+def test_no_such_shift():
+    with pytest.raises(DataError, match="'tilt': choose from rotation"):
+        load_digit_domains(["tilt"], validation=0.2, seeds=(0,))
