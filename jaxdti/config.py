@@ -166,8 +166,6 @@ class ModelConfig:
     """joint vector divided by 1 (sum), atoms * residues (mean) or their square root (sqrt)"""
     dropout: float = 0.2
     """on the inputs of the two attention projections"""
-    residue_dropout: float = 0.0
-    """share of the residues that are hidden from the network at each training step; none under model.reference"""
     dtype: str = "float32"
     """compute dtype: float32 | bfloat16; parameters and reductions stay float32"""
     reference: bool = False
@@ -178,7 +176,6 @@ class ModelConfig:
         _choose("model.dtype", self.dtype, DTYPES)
         _choose("model.logits", self.logits, (1, 2))
         _between("model.dropout", self.dropout, 0.0, 0.95)
-        _between("model.residue_dropout", self.residue_dropout, 0.0, 0.95)
         for name in ("drug_features", "drug_layers", "protein_features", "joint_features", "pool_size", "heads"):
             _between(f"model.{name}", getattr(self, name), 1)
         for name in ("protein_kernels", "decoder_features"):

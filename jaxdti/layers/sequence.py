@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxdti.layers.convolution import Convolution
-from jaxdti.layers.dropout import dropout
 from jaxdti.layers.norm import MaskedBatchNorm
 
 
@@ -21,15 +20,6 @@ class ProteinBatch(flax.struct.PyTreeNode):
     def mask(self) -> Array:
         """bool [B, L], True for residues (unknown ones too: masks come from lengths)."""
         return jnp.arange(self.residues.shape[1])[None, :] < self.residue_count[:, None]
-
-
-def hide_residues(protein: ProteinBatch, rate: float | Array, key: Array) -> ProteinBatch:
-    """The proteins with a share ``rate`` of their residues unknown (letter 0), each by chance; the lengths stay.
-
-    Motifs of the proteins in training cannot be learned by heart, which is what counts on proteins that are not there.
-    """
-    keep = dropout(jnp.ones(protein.residues.shape), rate, key) > 0
-    return protein.replace(residues=jnp.where(keep, protein.residues, 0).astype(protein.residues.dtype))
 
 
 class SequenceConvolution(nn.Module):

@@ -20,7 +20,6 @@ from jaxdti.adaptation.san import class_weights, target_entropy
 from jaxdti.config import Config
 from jaxdti.data.batches import Buckets, Chunk, PairBatch, Shape, pair_batch, plan_epoch
 from jaxdti.data.interactions import DataError, InteractionTable
-from jaxdti.layers.sequence import hide_residues
 from jaxdti.models.drugban import DrugBAN
 from jaxdti.training.features import DeviceFeatures
 from jaxdti.training.method import Method, Replica, Variables
@@ -200,7 +199,7 @@ def _both_domains(
         outputs, updates = model.apply(
             {"params": variables["params"], "batch_stats": statistics},
             features.drugs(drug, shape),
-            hide_residues(features.proteins(protein, shape), hyper["residue_dropout"], jax.random.fold_in(rng, 1)),
+            features.proteins(protein, shape),
             mask,
             hyper["dropout"],
             train=True,

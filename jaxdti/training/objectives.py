@@ -16,7 +16,6 @@ from jax.typing import ArrayLike
 
 from jaxdti.config import ModelConfig
 from jaxdti.data.batches import PairBatch, Shape
-from jaxdti.layers.sequence import hide_residues
 from jaxdti.models.drugban import DrugBAN, share_proteins
 from jaxdti.training.features import DeviceFeatures
 
@@ -82,7 +81,7 @@ def pair_objective(
         logits, updates = model.apply(
             variables,
             features.drugs(batch.drug, shape),
-            hide_residues(features.proteins(protein, shape), hyper["residue_dropout"], jax.random.fold_in(rng, 1)),
+            features.proteins(protein, shape),
             batch.row_mask,
             hyper["dropout"],
             train=True,

@@ -67,7 +67,6 @@ def hyper_parameters(
     classes = max(config.model.logits, 2)
     values = {
         "dropout": config.model.dropout,
-        "residue_dropout": 0.0 if config.model.reference else config.model.residue_dropout,
         "learning_rate": training.learning_rate,
         "weight_decay": training.weight_decay,
         "class_weights": class_weights,

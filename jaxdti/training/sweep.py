@@ -51,7 +51,7 @@ __all__ = ["Interrupted", "SweepResults", "replicas_that_fit", "resume_sweep", "
 _MOST_ON_CPU = 8  # more at once are no faster there, and the program grows with them
 _TRACED = (
     *("adaptation.discriminator_learning_rate", "adaptation.strength"),
-    *("data.split_seed", "model.dropout", "model.residue_dropout", "training.class_weight"),
+    *("data.split_seed", "model.dropout", "training.class_weight"),
     *("training.learning_rate", "training.seed", "training.weight_decay"),
 )
 

@@ -1,11 +1,10 @@
 """The sequence convolution against NumPy in float64, for odd and even kernels, shorter and longer than the chain."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdti.layers.sequence import ProteinBatch, SequenceConvolution, hide_residues
+from jaxdti.layers.sequence import ProteinBatch, SequenceConvolution
 
 LENGTH, IN, OUT = 5, 3, 4
 
@@ -64,24 +63,3 @@ def test_values_and_gradients(complex_step, size, padding):
 def test_mask_comes_from_lengths_and_keeps_unknown_residues():
     protein = ProteinBatch(residues=np.uint8([[1, 0, 3, 0], [0, 0, 9, 9]]), residue_count=np.int32([3, 0]))
     np.testing.assert_array_equal(protein.mask, [[True, True, True, False], [False] * 4])
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.25, 0.9])
-def test_hidden_residues_are_unknown_and_the_lengths_stay(rate):
-    residues = np.random.default_rng(0).integers(1, 26, (6, 400)).astype(np.uint8)
-    protein = ProteinBatch(residues=jnp.asarray(residues), residue_count=jnp.full(6, 390))
-    hidden = hide_residues(protein, rate, jax.random.PRNGKey(1))
-    seen = np.asarray(hidden.residues)
-    assert seen.dtype == np.uint8 and set(np.unique(seen[seen != residues])) <= {0}
-    np.testing.assert_allclose(np.mean(seen == 0), rate, atol=0.03)
-    np.testing.assert_array_equal(hidden.mask, protein.mask)
-    assert not rate or not np.array_equal(seen[0] == 0, seen[1] == 0)  # each protein by itself
-
-
-def test_rates_of_hidden_residues_may_differ_between_replicas():
-    protein = ProteinBatch(residues=jnp.full((4, 300), 7, jnp.uint8), residue_count=jnp.full(4, 300))
-    rates, keys = jnp.array([0.0, 0.5]), jax.random.split(jax.random.PRNGKey(0), 2)
-    together = jax.vmap(hide_residues, in_axes=(None, 0, 0))(protein, rates, keys).residues
-    for i in range(2):
-        np.testing.assert_array_equal(together[i], hide_residues(protein, float(rates[i]), keys[i]).residues)
-    np.testing.assert_allclose(np.mean(together == 0, axis=(1, 2)), [0.0, 0.5], atol=0.05)
