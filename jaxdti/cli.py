@@ -197,24 +197,33 @@ def _transfer_options(add: Callable[..., Parser]) -> None:
         "transfer",
         commands.transfer,
         "carry a trained network to a small data set",
-        "Measure what a source family of proteins brings to a target family with few compounds, size by size.\n"
-        "Training sets, methods and repeats train together; what is finished is kept and not done again on --resume.",
-        "jaxdti transfer --protocol sizes configs/transfer_families.yaml --output transfers/families\n"
+        "Train on from the network of SOURCE_RUN (mode full), above a frozen part of it (feature), or train shallow\n"
+        "classifiers on its features (shallow). Its architecture is taken over; CONFIG and the flags give the data\n"
+        "and the rest. RUN becomes a run directory like that of `jaxdti train`.\n"
+        "With --protocol sizes: measure what a source family of proteins brings to a family with few compounds.",
+        "jaxdti transfer runs/human_random --transfer.mode feature --data.table mine.csv --output runs/mine\n"
+        "  jaxdti transfer runs/human_random --transfer.mode full --transfer.fresh decoder \\\n"
+        "    --data.train train.csv --data.test test.csv --output runs/mine\n"
+        "  jaxdti transfer --resume runs/mine\n"
+        "  jaxdti transfer --protocol sizes configs/transfer_families.yaml --output transfers/families\n"
         "  jaxdti transfer --protocol sizes --data.dataset families/dti_six \\\n"
         "    --transfer.sizes.targets nuclear_receptor --transfer.sizes.compounds 2,12,48 --output transfers/small\n"
         "  jaxdti transfer --protocol sizes --resume transfers/families",
-        usage="jaxdti transfer --protocol sizes CONFIG --output DIR [--KEY VALUE ...]\n"
+        usage="jaxdti transfer SOURCE_RUN [CONFIG] --transfer.mode MODE --output RUN [--overwrite] [--KEY VALUE ...]\n"
+        "       jaxdti transfer --resume RUN\n"
+        "       jaxdti transfer --protocol sizes CONFIG --output DIR [--KEY VALUE ...]\n"
         "       jaxdti transfer --protocol sizes --resume DIR",
     )
+    parser.add_argument("source", metavar="SOURCE_RUN", nargs="?", type=Path, help="directory of a trained run")
     parser.add_argument("config", metavar="CONFIG", nargs="?", type=Path, help="YAML file, see configs/")
     run = parser.add_argument_group("transfer")
     run.add_argument(
         "--protocol",
         choices=("sizes",),
-        required=True,
         help="sizes: balanced training sets of 2 to 1,000 compounds; full fine-tuning (mode1), frozen lower layers "
         "(mode2) and shallow classifiers on frozen features (mode3), beside training without a source",
     )
+    run.add_argument("--overwrite", action="store_true", help="replace the run directory if it is there")
     run.add_argument("--resume", metavar="DIR", type=Path, help="continue; takes no other argument")
     _add_config_options(parser)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxdti.config import config_fields, load_config
+from jaxdti.config import config_fields, config_to_dict, load_config
 from jaxdti.data.interactions import DataError
 
 NON_FINITE = 3
@@ -66,6 +66,8 @@ def _guarded_train(run: Path, *, resuming: bool = False, **settings: Any) -> int
                 _train_along(config, run)
             elif resuming:
                 training.resume(run)
+            elif "source" in settings:
+                training.transfer(settings["source"], settings["config"], run, overwrite=settings["overwrite"])
             else:
                 training.train(settings["config"], run, overwrite=settings["overwrite"])
         except training.Interrupted as stop:
@@ -133,19 +135,51 @@ def _guarded_sweep(output: Path, *, resuming: bool = False, **settings: Any) -> 
 
 
 def transfer(options: argparse.Namespace) -> int:
-    """`jaxdti transfer --protocol sizes CONFIG --output DIR` and `jaxdti transfer --protocol sizes --resume DIR`."""
+    """`jaxdti transfer SOURCE_RUN [CONFIG] --output RUN`, and `jaxdti transfer --protocol sizes`."""
     overrides = _overrides(options)
+    if options.protocol:
+        return _transfer_sizes(options, overrides)
     if options.resume:
-        if options.config or overrides:
+        if options.source or options.overwrite or overrides:
+            raise DataError("--resume RUN takes everything from the run; leave out SOURCE_RUN, CONFIG and other flags")
+        return _guarded_train(options.resume, resuming=True)
+    if not options.source:
+        raise DataError("SOURCE_RUN is missing: the directory of a trained run, or --protocol sizes")
+    if "output.directory" not in vars(options):
+        raise DataError("--output RUN is missing")
+    output = Path(vars(options)["output.directory"])
+    config = load_config(options.config, overrides, _source_settings(options.source))
+    with listing_rejected(output.with_name(f"{output.name}.rejected.csv")):
+        return _guarded_train(output, source=options.source, config=config, overwrite=options.overwrite)
+
+
+def _source_settings(run: Path) -> dict[str, Any]:
+    """What a transferred run takes over from its source where nothing else is said: task, model, largest sizes."""
+    if not (run / "config.yaml").is_file():
+        raise DataError(f"{run}: not a run directory; expected one written by `jaxdti train` or `jaxdti import`")
+    tree = config_to_dict(load_config(run / "config.yaml"))
+    sizes = {f"data.{name}": tree["data"][name] for name in ("max_atoms", "max_residues")}
+    return {"task": tree["task"], **sizes, **{f"model.{name}": value for name, value in tree["model"].items()}}
+
+
+def _transfer_sizes(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`jaxdti transfer --protocol sizes CONFIG --output DIR` and `jaxdti transfer --protocol sizes --resume DIR`."""
+    if options.config or options.overwrite:
+        raise DataError(
+            "--protocol sizes takes CONFIG and trains its sources itself; leave out SOURCE_RUN, --overwrite"
+        )
+    if options.resume:
+        if options.source or overrides:
             raise DataError("--resume DIR takes everything from there; leave out CONFIG and the other flags")
         return _guarded_transfer(options.resume)
-    if not options.config and not any(override.startswith("data.") for override in overrides):
+    if not options.source and not any(override.startswith("data.") for override in overrides):
         raise DataError(
             "CONFIG is missing: name a YAML file such as configs/transfer_families.yaml, or set --data.dataset"
         )
     if "output.directory" not in vars(options):
         raise DataError("--output DIR is missing")
-    config, output = load_config(options.config, overrides), Path(vars(options)["output.directory"])
+    # The only positional argument, which argparse takes for the first one.
+    config, output = load_config(options.source, overrides), Path(vars(options)["output.directory"])
     with listing_rejected(output.with_name(f"{output.name}.rejected.csv")):
         return _guarded_transfer(output, config)
 

@@ -28,6 +28,7 @@ RESPONSE_DATASETS = ("planted-expression", "gdsc_tcga", "tcrp_sorafenib")
 RESPONSE_METHODS = ("ae", "dae", "vae", "codeae_base", "codeae_mmd", "codeae_adv", "dsn_dann", "coral", "adae")
 RESPONSE_BASELINES = ("elastic_net", "random_forest", "mlp")
 RESPONSE_KINDS = ("continuous", "binary")
+TRANSFER_MODES = ("none", "full", "feature", "shallow")
 PROTOCOLS = ("transductive", "inductive")
 ERRORS = ("squared", "absolute", "euclidean", "elastic")
 VECTOR_DATASETS = ("digits", "families")
@@ -609,9 +610,27 @@ class SizesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TransferConfig:
-    """How a trained model is carried to a small data set."""
+    """How a trained model is carried to a small data set, by `jaxdti transfer`."""
 
+    mode: str = "none"
+    """none | full (all weights start from the source) | feature (a lower part stays the source's, and is computed once)
+    | shallow (logistic regression, beside SVM and random forest, on the source's joint features)"""
+    frozen: tuple[str, ...] = ("pooling",)
+    """feature: what stays: pooling (all before the decoder), encoders, drug_encoder, protein_encoder, or names of
+    modules such as sequence_layers_*"""
+    fresh: tuple[str, ...] = ()
+    """full, feature: what begins anew from random weights, such as decoder; names as in frozen"""
+    layer_decay: float = 1.0
+    """full, feature: learning rate of a layer as a share of that of the layer above it"""
+    scratch: bool = False
+    """full, feature: also train from random weights, to compare with"""
     sizes: SizesConfig = field(default_factory=SizesConfig)
+
+    def __post_init__(self):
+        _choose("transfer.mode", self.mode, TRANSFER_MODES)
+        _between("transfer.layer_decay", self.layer_decay, 0.0, 1.0)
+        if self.mode == "feature" and not self.frozen:
+            raise ValueError("transfer.frozen=(): transfer.mode=feature needs a frozen part, such as pooling")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -663,12 +682,21 @@ class Config:
                 f"adaptation.method={self.adaptation.method}, task={self.task}: on feature vectors vectors.methods "
                 "names the methods, and the task is classification"
             )
+        if self.transfer.mode != "none":
+            self._check_transfer()
         if self.task == "regression" and self.adaptation.target_entropy:
             raise ValueError("adaptation.target_entropy works with class predictions, which task=regression has not")
         if self.task == "regression" and self.model.logits != 1:
             raise ValueError(
                 f"model.logits={self.model.logits} is a classification head; task=regression needs model.logits=1"
             )
+
+    def _check_transfer(self) -> None:
+        mode = f"transfer.mode={self.transfer.mode}"
+        if self.adaptation.method != "none" or self.training.frozen or self.training.distributed:
+            raise ValueError(f"{mode} excludes adaptation.method, training.frozen and training.distributed")
+        if self.transfer.mode == "shallow" and (self.task == "regression" or self.training.replicas > 1):
+            raise ValueError(f"{mode} needs task=classification and training.replicas=1: no network is trained")
 
 
 def config_fields() -> dict[str, Leaf]:
@@ -681,12 +709,13 @@ def config_sections() -> dict[str, str]:
     return branches_of(Config)
 
 
-def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path | None, overrides: Sequence[str] = (), defaults: Mapping[str, Any] | None = None) -> Config:
     """The configuration of a YAML file, or the default one, with some fields set anew.
 
     Args:
       path: YAML file with the keys of ``Config``; None for the defaults.
       overrides: flags as on the command line, such as ``--training.epochs=30`` (with or without the dashes).
+      defaults: paths and values in place of the defaults, for keys that the file leaves out.
 
     Raises:
       DataError: no such file, not YAML, an unknown or repeated key, or a value of the wrong type or size.
@@ -694,6 +723,10 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     source = str(path) if path else ""
     tree = read_yaml(path) if path else {}
     check_keys(Config, tree, source)
+    for key, value in (defaults or {}).items():
+        section, _, name = key.rpartition(".")
+        if name not in (tree.get(section) or {} if section else tree):
+            plant(tree, key, value)
     for override in overrides:
         key, equals, text = override.removeprefix("--").partition("=")
         check_keys(Config, plant({}, key, None), "the overrides")

@@ -187,6 +187,19 @@ class DrugBAN(nn.Module):
         return self.bilinear.attention(atoms, residues, atom_mask, residue_mask, per_head=per_head)
 
 
+def depth(config: ModelConfig, path: tuple[str, ...]) -> int:
+    """Layers between a parameter and the score: 0 in the decoder's last layer, most in the encoders' first ones."""
+    module, attention = path[0], len(config.decoder_features) + 1
+    number = lambda name: int(name.rpartition("_")[2])
+    if module == "decoder":
+        return 0 if path[1] == "output" else len(config.decoder_features) - number(path[1])
+    if module == "bilinear":
+        return attention
+    layers = len(config.protein_kernels) if module.startswith(("embedding", "sequence")) else config.drug_layers
+    below = number(module) if "_layers_" in module else -1
+    return attention + layers - below
+
+
 def score(logits: Array) -> Array:
     """[B, 1] -> the logit [B]; [B, 2] -> logit_1 - logit_0."""
     return logits[:, 0] if logits.shape[-1] == 1 else logits[:, 1] - logits[:, 0]

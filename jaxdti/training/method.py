@@ -11,11 +11,11 @@ import numpy as np
 from jaxdti.config import Config
 from jaxdti.data.batches import Buckets, Chunk, PairBatch, Shape, most_distinct, pair_batch, plan_epoch, shared_proteins
 from jaxdti.data.interactions import DataError, InteractionTable
+from jaxdti.inference.scoring import Scorer
 from jaxdti.models.drugban import PARTS
-from jaxdti.training.features import DeviceFeatures
 from jaxdti.training.label_tree import partition, select
 from jaxdti.training.objectives import Objective, pair_objective
-from jaxdti.training.optimizer import RateOf, one_rate
+from jaxdti.training.optimizer import RateOf, ShareOf, one_rate, whole_rate
 from jaxdti.training.state import init_variables
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
@@ -34,13 +34,17 @@ class Method:
     """One kind of training, for all replicas of a run."""
 
     init: Callable[[int | jax.Array], Variables]  # fresh variables from a seed, with "frozen" if any; vmappable
-    objective: Callable[[DeviceFeatures, Shape, int | None], Objective]  # of one bucket, and of shared proteins
+    objective: Callable[[Any, Shape, int | None], Objective]  # of the features, one bucket, and shared proteins
     plan: Callable[[int], list[Chunk]]  # the chunks of an epoch; of equal number and sizes in every epoch
     batch: Callable[[np.ndarray], PairBatch]  # of table rows [replicas, steps, B] of a plan
     proteins: Callable[[Chunk], int | None]  # how many proteins the chunk's program encodes a batch; None: one a pair
     network: Callable[[Variables, str], Variables]  # from what one replica trains: the network that scores a part
     rate_of: RateOf = one_rate
+    share_of: ShareOf = whole_rate
     wants_target_classes: bool = False  # whether ``hyper["target_classes"]`` is the mean prediction, epoch by epoch
+    inputs: Any = None  # what the objective gets in place of the features, where it does
+    buckets: Buckets | None = None  # those of its batches and scores, where they are others
+    scorer: Scorer | None = None  # scores networks in its own way
 
 
 def supervised(replicas: Sequence[Replica], table: InteractionTable, buckets: Buckets, steps: int) -> Method:

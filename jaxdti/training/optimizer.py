@@ -23,12 +23,20 @@ class ScheduledState(NamedTuple):
 RateOf = Callable[[tuple[str, ...]], str]
 
 
+# The path of a parameter -> what its learning rate is multiplied with.
+ShareOf = Callable[[tuple[str, ...]], float]
+
+
 def one_rate(path: tuple[str, ...]) -> str:
     return "learning_rate"
 
 
+def whole_rate(path: tuple[str, ...]) -> float:
+    return 1.0
+
+
 def make_optimizer(
-    config: TrainingConfig, steps_per_epoch: int, rate_of: RateOf = one_rate
+    config: TrainingConfig, steps_per_epoch: int, rate_of: RateOf = one_rate, share_of: ShareOf = whole_rate
 ) -> optax.GradientTransformationExtraArgs:
     """Adam or AdamW after optional clipping, with linear warm-up and a constant or cosine learning rate.
 
@@ -47,7 +55,8 @@ def make_optimizer(
         decay, share = hyper["weight_decay"], schedule(state.count)
 
         def move(path: tuple[Any, ...], u: Array, x: Array) -> Array:
-            rate = hyper[rate_of(tuple(key.key for key in path))] * share
+            names = tuple(key.key for key in path)
+            rate = hyper[rate_of(names)] * share_of(names) * share
             return -rate * (u + decay * x)
 
         updates = jax.tree_util.tree_map_with_path(move, directions, params)

@@ -16,6 +16,11 @@ from jaxdti.evaluation.baselines import baseline_table
 from jaxdti.evaluation.evaluation import INTERVALS, json_ready
 from jaxdti.training.loop import Reporter
 
+_TRANSFERRED = {  # what a transferred network is called
+    "full": "DrugBAN from the source",
+    "feature": "DrugBAN, frozen part from the source",
+    "shallow": "logistic regression on the source's features",
+}
 _console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -105,10 +110,12 @@ def show_results(config: Config, summary: dict[str, Any], output: Path) -> None:
     """Prints the network beside the baselines on the test part, and the ceiling where it is known."""
     task, method, replicas = config.task, config.adaptation.method, summary.get("replicas", [])
     name = "DrugBAN" if method == "none" else f"DrugBAN + {method.upper()}"
+    name = _TRANSFERRED.get(config.transfer.mode, name)
     name += f", mean score of {len(replicas)}" if replicas else " (this run)"
     networks = {name: summary["test"]}
     if "source_only" in summary:
         networks["DrugBAN, source only"] = summary["source_only"]["test"]
+    networks |= {other: found["test"] for other, found in summary.get("compared", {}).items()}
     header, *rows = baseline_table({**networks, **summary["baselines"]}, task)
     console = Console(highlight=False)
     table = Table(title="test", box=box.HEAVY_HEAD if console.is_terminal else None)
@@ -130,7 +137,8 @@ def show_results(config: Config, summary: dict[str, Any], output: Path) -> None:
         print(f"proxy A-distance of the domains, {network.replace('_', ' ')}: {distance:.2f} (0 alike, 2 apart)")
     best = summary["best_epoch"]
     epochs = ", ".join(map(str, best)) if isinstance(best, list) else best
-    print(f"best epoch {epochs} of {summary['epochs']}, {_duration(summary['seconds'])} of training")
+    if summary["epochs"]:
+        print(f"best epoch {epochs} of {summary['epochs']}, {_duration(summary['seconds'])} of training")
     print(f"written to {output}")
 
 

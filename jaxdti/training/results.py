@@ -46,8 +46,18 @@ class Fitted:
         return self.method.network(self.variables[i], part)
 
 
-def write_results(config: Config, output: Path, dataset: Dataset, fitted: Fitted, started: float) -> dict[str, Any]:
-    """Evaluates the best weights and writes everything a user reads into ``output``; returns the summary."""
+def write_results(
+    config: Config,
+    output: Path,
+    dataset: Dataset,
+    fitted: Fitted,
+    started: float,
+    compared: dict[str, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Evaluates the best weights and writes everything a user reads into ``output``; returns the summary.
+
+    ``compared`` holds the metrics of other models by name and part, to stand beside it.
+    """
     if config.training.replicas == 1:
         summary = write_member(output, dataset, fitted, 0)
     else:
@@ -60,6 +70,8 @@ def write_results(config: Config, output: Path, dataset: Dataset, fitted: Fitted
     }
     if config.adaptation.method != "none":
         summary |= compare_domains(output, dataset, fitted)
+    if compared:
+        summary["compared"] = compared
     summary["baselines"] = _baselines(config, output, dataset)
     if dataset.ceiling is not None:
         summary["ceiling_auroc"] = dataset.ceiling
@@ -110,11 +122,11 @@ def write_member(output: Path, dataset: Dataset, fitted: Fitted, i: int) -> dict
     mean, sd = label_scale(table, replica)
     scores = _scores(fitted, i, dataset)
     low, high = class_weights(table, replica)
-    calibration = _calibrate(config, dataset, replica.parts, scores, float(np.log(high / low)))
+    calibration = calibrate(config, dataset, replica.parts, scores, float(np.log(high / low)))
     save_weights(output / "weights", fitted.network(i, "test"))
     write_model_card(output, config.task, (mean, sd), calibration, calibrated=config.task == "classification")
     write_table(_predictions(config, dataset, replica.parts, scores, calibration), output / "predictions.parquet")
-    metrics = _evaluate(config, dataset, replica.parts, scores, calibration)
+    metrics = evaluate_parts(config, dataset, replica.parts, scores, calibration)
     return metrics | {"epochs": member.last_epoch, "best_epoch": member.best_epoch}
 
 
@@ -137,11 +149,11 @@ def _write_ensemble(config: Config, output: Path, dataset: Dataset, fitted: Fitt
     mean = {part: np.mean([each[part] for each in scores], axis=0) for part in SCORED_PARTS}
     spread = {part: np.std([each[part] for each in scores], axis=0) for part in SCORED_PARTS}
     low, high = class_weights(dataset.table, fitted.replicas[0])
-    calibration = _calibrate(config, dataset, parts, mean, float(np.log(high / low)))
+    calibration = calibrate(config, dataset, parts, mean, float(np.log(high / low)))
     write_model_card(output, config.task, (0.0, 1.0), calibration, calibrated=config.task == "classification")
     write_table(_predictions(config, dataset, parts, mean, calibration, spread), output / "predictions.parquet")
     return {
-        **_evaluate(config, dataset, parts, mean, calibration),
+        **evaluate_parts(config, dataset, parts, mean, calibration),
         "epochs": max(row["epochs"] for row in kept),
         "best_epoch": [row["best_epoch"] for row in kept],
         "replicas": rows,
@@ -165,14 +177,16 @@ def _scores(fitted: Fitted, i: int, dataset: Dataset) -> dict[str, np.ndarray]:
     return {part: score(part) * sd + mean for part in SCORED_PARTS}
 
 
-def _calibrate(config: Config, dataset: Dataset, parts, scores: dict[str, np.ndarray], offset: float) -> Calibration:
+def calibrate(config: Config, dataset: Dataset, parts, scores: dict[str, np.ndarray], offset: float) -> Calibration:
     """Temperature and threshold from the validation part; class weights, which shift the logit, are undone first."""
     if config.task == "regression":
         return Calibration()
     return fit_calibration(dataset.table.label[parts["validation"]], scores["validation"], logit_offset=offset)
 
 
-def _evaluate(config: Config, dataset: Dataset, parts, scores, calibration: Calibration) -> dict[str, dict[str, Any]]:
+def evaluate_parts(
+    config: Config, dataset: Dataset, parts, scores, calibration: Calibration
+) -> dict[str, dict[str, Any]]:
     return {
         part: evaluate_part(
             dataset.table,

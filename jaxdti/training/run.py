@@ -20,7 +20,7 @@ import optax
 
 from jaxdti import __version__
 from jaxdti.compilation import keep_programs
-from jaxdti.config import AdaptationConfig, Config, load_config, save_config
+from jaxdti.config import AdaptationConfig, Config, TransferConfig, load_config, save_config
 from jaxdti.data.batches import Buckets, plan_epoch
 from jaxdti.data.interactions import DataError, InteractionTable
 from jaxdti.data.load import Dataset, load_data
@@ -28,6 +28,7 @@ from jaxdti.data.named import write_json
 from jaxdti.data.splits import table_identity, write_split
 from jaxdti.inference.features import joint_features
 from jaxdti.inference.scoring import buckets_for, make_scorer
+from jaxdti.inference.trained import TrainedRun, load_run
 from jaxdti.training.adapted import adapted
 from jaxdti.training.checkpoints import open_checkpoints
 from jaxdti.training.features import device_features, feature_bytes, host_features
@@ -47,10 +48,14 @@ from jaxdti.training.method import Method, Replica, supervised, with_frozen
 from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.report import RunReporter, say
 from jaxdti.training.results import SOURCE_ONLY, Fitted, write_results
+from jaxdti.training.shallow import copy_network, evaluate_source, fit_shallow, linear_head
 from jaxdti.training.state import hyper_parameters, init_replicas
 from jaxdti.training.step import chunk_steps
+from jaxdti.training.transfer import check_architecture, frozen_and_fresh, transferred
 
-__all__ = ["Interrupted", "NonFiniteLoss", "resume", "train"]
+__all__ = ["Interrupted", "NonFiniteLoss", "resume", "train", "transfer"]
+
+SOURCE, SCRATCH = "source", "scratch"  # folders of a transferred run
 
 
 def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:
@@ -65,9 +70,49 @@ def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str,
       DataError: the data are unfit, or ``output`` exists and is not to be overwritten.
       NonFiniteLoss, Interrupted: see ``jaxdti.training.loop.fit``; the run can be resumed after ``Interrupted``.
     """
+    _check_no_transfer(config)
     _check_directory(output, overwrite)
     dataset = load_data(config.data, config.task)  # before anything is deleted or created: the data may be unfit
     create_directory(output)
+    save_config(config, output / "config.yaml")
+    record_data(output, dataset, config.data.split_seed)
+    return _run(config, output, dataset)
+
+
+def _check_no_transfer(config: Config) -> None:
+    if config.transfer.mode != "none":
+        raise DataError(f"transfer.mode={config.transfer.mode} needs a trained model: jaxdti transfer SOURCE_RUN ...")
+
+
+def transfer(source: Path, config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:
+    """Carries the network of the run ``source`` to other data, as ``config.transfer`` says; returns the summary.
+
+    Writes a run directory as ``train`` does, with the source's network in source/, so that it can be resumed without
+    the source, and with ``transfer.scratch`` the run from random weights in scratch/.
+
+    Raises:
+      DataError: as ``train``; or the source is not one trained network of the same architecture, or the names of what
+        is frozen or fresh do not suit it.
+      NonFiniteLoss, Interrupted: as ``train``.
+    """
+    if config.transfer.mode == "none":
+        raise DataError("transfer.mode=none: choose from full, feature, shallow")
+    trained = load_run(source)
+    first, *others = trained.members
+    if others:
+        raise DataError(
+            f"{source}: an ensemble of {len(trained.members)} networks; name one of them, such as {source}/replicas/0"
+        )
+    check_architecture(trained.config.task, trained.config.model, config)
+    frozen_and_fresh(config, first.variables["params"])
+    if output.resolve() in (source.resolve(), *source.resolve().parents):
+        raise DataError(f"{output}: holds the source run; give another --output")
+    _check_directory(output, overwrite)
+    dataset = load_data(config.data, config.task)
+    if config.transfer.mode == "shallow":
+        config = replace(config, model=linear_head(config.model))
+    create_directory(output)
+    copy_network(trained, output / SOURCE)
     save_config(config, output / "config.yaml")
     record_data(output, dataset, config.data.split_seed)
     return _run(config, output, dataset)
@@ -176,25 +221,45 @@ def _run(config: Config, output: Path, dataset: Dataset) -> dict[str, Any]:
         say(line)
     write_json(output / "environment.json", describe_environment())
     if config.adaptation.method != "none" and config.adaptation.source_only:
-        _run_source_only(config, output / SOURCE_ONLY, dataset)
+        say("training without adaptation, to compare with")
+        unadapted = AdaptationConfig(oracle=config.adaptation.oracle)
+        _run_beside(replace(config, adaptation=unadapted), output / SOURCE_ONLY, dataset)
+        say(f"adapting with {config.adaptation.method}")
+    if config.transfer.mode != "none":
+        return _run_transfer(config, output, dataset, started)
     replicas = [Replica(alone, dataset.parts) for alone in single_configs(config)]
     fitted = fit_replicas(replicas, dataset, output)
     return write_results(config, output, dataset, fitted, started)
 
 
-def _run_source_only(config: Config, output: Path, dataset: Dataset) -> None:
-    """The same run without adaptation, in a run directory of its own, unless it stands there already."""
+def _run_transfer(config: Config, output: Path, dataset: Dataset, started: float) -> dict[str, Any]:
+    """Trains from the network in source/, and puts that and the one from random weights beside it."""
+    source = load_run(output / SOURCE)
+    if config.transfer.mode == "shallow":
+        fitted, compared = fit_shallow(config, source, dataset)
+        return write_results(config, output, dataset, fitted, started, compared)
+    if config.transfer.scratch:
+        say("training from random weights, to compare with")
+        _run_beside(replace(config, transfer=TransferConfig()), output / SCRATCH, dataset)
+        say(f"training from the source, mode {config.transfer.mode}")
+    fitted = fit_replicas([Replica(alone, dataset.parts) for alone in single_configs(config)], dataset, output, source)
+    compared = {"the source itself": evaluate_source(config, dataset, fitted.scorer, source)}
+    if config.transfer.scratch:
+        scratch = json.loads((output / SCRATCH / "summary.json").read_text(encoding="utf-8"))
+        compared["DrugBAN from scratch"] = {part: scratch[part] for part in ("test", "validation")}
+    return write_results(config, output, dataset, fitted, started, compared)
+
+
+def _run_beside(config: Config, output: Path, dataset: Dataset) -> None:
+    """A run to compare with, in a directory of its own and without baselines, unless it stands there already."""
     if (output / "summary.json").is_file():
         return
-    unadapted = AdaptationConfig(oracle=config.adaptation.oracle)
-    plain = replace(config, adaptation=unadapted, output=replace(config.output, baselines=False))
+    config = replace(config, output=replace(config.output, baselines=False))
     if not (output / "data.json").is_file():
         create_directory(output)
-        save_config(plain, output / "config.yaml")
+        save_config(config, output / "config.yaml")
         record_data(output, dataset, config.data.split_seed)
-    say("training without adaptation, to compare with")
-    _run(plain, output, dataset)
-    say(f"adapting with {config.adaptation.method}")
+    _run(config, output, dataset)
 
 
 def single_configs(config: Config) -> list[Config]:
@@ -203,8 +268,12 @@ def single_configs(config: Config) -> list[Config]:
     return [replace(config, training=replace(config.training, seed=seed, replicas=1)) for seed in seeds]
 
 
-def fit_replicas(replicas: Sequence[Replica], dataset: Dataset, output: Path) -> Fitted:
+def fit_replicas(
+    replicas: Sequence[Replica], dataset: Dataset, output: Path, source: TrainedRun | None = None
+) -> Fitted:
     """Trains the replicas together, with checkpoints and metrics under ``output``; continues what was begun there.
+
+    They start from the network of ``source``, if there is one, as ``transfer`` of the configuration says.
 
     With ``training.distributed`` every process calls this; the first one alone writes and prints, all of them read.
 
@@ -233,11 +302,20 @@ def fit_replicas(replicas: Sequence[Replica], dataset: Dataset, output: Path) ->
     else:
         features = put(host_features(dataset.store), mesh, REPLICATED)
         scored = local(features)
-    buckets = buckets_for(config.model, table, dataset.store, training.buckets, training.batch_size)
+    buckets = padded = buckets_for(config.model, table, dataset.store, training.buckets, training.batch_size)
     tell(_describe_buckets(buckets))
     scorer = make_scorer(config.model, scored, table, buckets, training.batch_size)
-    method = make_method(replicas, table, buckets)
-    tx = make_optimizer(training, steps_per_epoch(replicas[0], buckets), method.rate_of)
+    if source is None:
+        method = make_method(replicas, table, buckets)
+    else:
+        started = time.perf_counter()
+        scale, steps = label_scale(table, replicas[0]), training.chunk_steps or chunk_steps()
+        method = transferred(source.members[0], replicas, table, scored, buckets, scale, steps)
+        if method.inputs is not None:
+            tell(f"computed the outputs of the frozen part in {time.perf_counter() - started:.1f} s")
+            features = put(method.inputs, mesh, REPLICATED)
+    buckets, scorer = method.buckets or buckets, method.scorer or scorer
+    tx = make_optimizer(training, steps_per_epoch(replicas[0], buckets), method.rate_of, method.share_of)
     hyper = [hyper_parameters(r.config, class_weights(table, r), label_scale(table, r)) for r in replicas]
     state = init_replicas(method.init, tx, [r.config.training.seed for r in replicas], hyper)
     copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))  # one program, not one for each shape
@@ -253,7 +331,7 @@ def fit_replicas(replicas: Sequence[Replica], dataset: Dataset, output: Path) ->
                 replicas, method, table, features, buckets, scorer, tx, state, best, progress, checkpoints, report
             )
     members = [take_replica(best, i, mesh) for i in range(len(replicas))]
-    joint = partial(joint_features, config.model, scored, table, buckets, training.batch_size)
+    joint = partial(joint_features, config.model, scored, table, padded, training.batch_size)
     return Fitted(replicas, method, scorer, joint, members, progress)
 
 
@@ -261,8 +339,10 @@ def make_method(replicas: Sequence[Replica], table: InteractionTable, buckets: B
     """Plain training, or the adaptation that the configuration asks for.
 
     Raises:
-      DataError: there is nothing to adapt to, or ``training.frozen`` names nothing or everything.
+      DataError: there is nothing to adapt to, ``training.frozen`` names nothing or everything, or a transfer is asked
+        for, which needs a source.
     """
+    _check_no_transfer(replicas[0].config)
     config = replicas[0].config
     steps = config.training.chunk_steps or chunk_steps()
     if config.adaptation.method == "none":

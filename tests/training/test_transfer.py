@@ -1,6 +1,9 @@
 """Parts of a network that stay as they are: chosen by name, left out of gradients and moments, trained around."""
 
+import dataclasses
+import json
 import re
+import shutil
 from functools import partial
 from typing import Any
 
@@ -9,23 +12,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pyarrow.parquet as pq
 import pytest
 from flax.traverse_util import flatten_dict
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.svm import SVC
 
-from jaxdti.config import Config, ModelConfig, TrainingConfig
+from jaxdti import cli
+from jaxdti.config import Config, ModelConfig, TrainingConfig, TransferConfig
 from jaxdti.data.batches import Shape, pair_batch
 from jaxdti.data.interactions import DataError
 from jaxdti.data.load import load_data
-from jaxdti.models.drugban import PARTS
+from jaxdti.inference.features import joint_features
+from jaxdti.inference.scoring import buckets_for, make_scorer
+from jaxdti.inference.trained import Weights, load_run
+from jaxdti.models.drugban import PARTS, DrugBAN, depth
 from jaxdti.training.checkpoints import load_weights
 from jaxdti.training.features import device_features
 from jaxdti.training.label_tree import merge, partition, select
-from jaxdti.training.method import Method, with_frozen
-from jaxdti.training.objectives import pair_objective
+from jaxdti.training.method import Method, Replica, with_frozen
+from jaxdti.training.objectives import binding_loss, pair_objective
 from jaxdti.training.optimizer import make_optimizer
-from jaxdti.training.run import resume, train
+from jaxdti.training.run import resume, train, transfer
 from jaxdti.training.state import hyper_parameters, init_state, init_variables
 from jaxdti.training.step import make_train_step
+from jaxdti.training.transfer import rescaled, transferred
 
 SHAPE = Shape(16, 16, 64)
 # Sizes that no other array of the step has, so that the kernel of the CNN is known by its shape.
@@ -165,3 +177,272 @@ def test_a_run_with_frozen_parts_keeps_them_and_resumes(tiny_config, tmp_path):
     (tmp_path / "run" / "summary.json").unlink()
     resume(tmp_path / "run")
     assert (tmp_path / "run" / "summary.json").is_file()
+
+
+# Transfer from a trained run.
+
+ONE = {"buckets": 1, "epochs": 1}  # one program to compile
+
+
+@pytest.fixture(scope="module")
+def source(tiny_config, tmp_path_factory):
+    """The directory of a trained run, and the variables of its network."""
+    run = tmp_path_factory.mktemp("source") / "run"
+    train(tiny_config(**ONE), run)
+    return run, load_run(run).members[0].variables
+
+
+def carried(tiny_config, mode, *, task="classification", model=None, data=None, transfer=None, **training) -> Config:
+    """``tiny_config`` to train on from a source, on the test pairs of its training."""
+    config = tiny_config(task, model=model, **ONE | training)
+    files = {"train": config.data.test, "validation": config.data.validation, "test": config.data.train}
+    data = dataclasses.replace(config.data, **files | (data or {}))
+    return dataclasses.replace(config, data=data, transfer=TransferConfig(mode=mode, **transfer or {}))
+
+
+def network_of(run):
+    return load_run(run).members[0].variables
+
+
+@pytest.fixture(scope="module")
+def pieces(tiny_config, source):
+    """What ``transferred`` works on: a function of the patterns, and the data."""
+    config = carried(tiny_config, "feature")
+    dataset = load_data(config.data, config.task)
+    features = device_features(dataset.store)
+    buckets = buckets_for(config.model, dataset.table, dataset.store, 1, 8)
+
+    def build(*frozen, scale=(0.0, 1.0), **transfer):
+        changed = dataclasses.replace(config, transfer=TransferConfig(mode="feature", frozen=frozen, **transfer))
+        replicas = [Replica(changed, dataset.parts)]
+        weights = Weights(source[1], (0.0, 1.0))
+        return transferred(weights, replicas, dataset.table, features, buckets, scale, 1)
+
+    return build, dataset, features, buckets
+
+
+def loss_and_gradients(method, features, buckets, rows):
+    """Of the trainable parameters, without dropout; and the running statistics after the step."""
+    variables = method.init(0)
+    inputs = features if method.inputs is None else method.inputs
+    objective = method.objective(inputs, (method.buckets or buckets).shapes[0], None)
+    hyper = hyper_parameters(Config()) | {"dropout": np.float32(0.0), "step": 0}
+
+    def loss(params):
+        both = {"params": merge(params, variables["frozen"]), "batch_stats": variables["batch_stats"]}
+        return objective(both, method.batch(rows), jax.random.PRNGKey(0), hyper)
+
+    (value, (statistics, _)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+    return value, gradients, statistics
+
+
+@pytest.mark.parametrize("frozen", [("pooling",), ("protein_encoder",), ("encoders", "decoder/*_0")])
+def test_frozen_modules_run_as_in_scoring_and_the_others_as_in_training(pieces, source, frozen):
+    build, dataset, features, buckets = pieces
+    rows = np.array([*dataset.parts["train"][:7], -1])
+    value, gradients, statistics = loss_and_gradients(build(*frozen), features, buckets, rows)
+
+    _, start = source
+    chosen = select(start["params"], frozen, PARTS, "")
+    shape, batch = buckets.shapes[0], pair_batch(dataset.table, rows)
+    model = DrugBAN(load_run(source[0]).config.model)
+    trains = lambda part: not select(start["params"], (part,), PARTS, "") <= chosen
+
+    def expected(params):
+        def run(network):
+            mask = jnp.asarray(batch.row_mask)
+            drug, protein = features.drugs(batch.drug, shape), features.proteins(batch.protein, shape)
+            atoms, atom_mask = network.encode_drug(drug, mask, train=trains("drug_encoder"))
+            residues, residue_mask = network.encode_protein(protein, mask, train=trains("protein_encoder"))
+            masks = (atom_mask, residue_mask, mask)
+            joint = network.bilinear(atoms, residues, *masks, 0.0, train=trains("bilinear"))
+            # Its layers are "hidden_0", "norm_0" and "output".
+            return network.decoder(joint, mask, train=trains("decoder/norm_0"))
+
+        variables = {
+            "params": merge(params, partition(start["params"], chosen)[1]),
+            "batch_stats": start["batch_stats"],
+        }
+        keys = {"dropout": jax.random.PRNGKey(0)}
+        logits, updates = model.apply(variables, method=run, rngs=keys, mutable=["batch_stats"])
+        loss = binding_loss(logits, batch.label, batch.row_mask)
+        return jnp.sum(loss) / 7, updates["batch_stats"]
+
+    trainable = partition(start["params"], chosen)[0]
+    (wanted, moved), slopes = jax.jit(jax.value_and_grad(expected, has_aux=True))(trainable)
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    chex.assert_trees_all_close(gradients, slopes, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(statistics, moved, rtol=1e-5, atol=1e-6)
+    for name, part in (("graph_layers_0", "drug_encoder"), ("sequence_layers_0", "protein_encoder")):
+        same = np.array_equal(statistics[name]["norm"]["mean"], start["batch_stats"][name]["norm"]["mean"])
+        assert same != trains(part)
+
+
+@pytest.mark.parametrize("frozen", ["pooling", "drug_encoder"])
+def test_scores_from_the_outputs_of_the_frozen_part_are_those_of_the_network(pieces, source, frozen):
+    build, dataset, features, buckets = pieces
+    method = build(frozen)
+    rows = dataset.parts["test"][[3, 1, 2, 1]]
+    scorer = make_scorer(load_run(source[0]).config.model, features, dataset.table, buckets, 8)
+    np.testing.assert_allclose(method.scorer(source[1], rows), scorer(source[1], rows), rtol=1e-4, atol=1e-5)
+
+
+def test_single_frozen_layers_are_computed_in_each_step(pieces):
+    method = pieces[0]("sequence_layers_0", "embedding/embedding")
+    assert method.inputs is not None and method.inputs.proteins is not None  # together they are the whole encoder
+    assert pieces[0]("sequence_layers_0").inputs is None
+
+
+def test_fresh_parts_begin_anew_and_the_rest_is_the_source(pieces, source):
+    method = pieces[0]("encoders", fresh=("decoder",))
+    start = jax.vmap(method.init)(jnp.arange(2))
+    for seed in (0, 1):
+        mine = jax.tree.map(lambda x: x[seed], start)  # noqa: B023
+        fresh = init_variables(load_run(source[0]).config.model, seed)
+        chex.assert_trees_all_close(mine["params"]["decoder"], fresh["params"]["decoder"], rtol=1e-6)
+        chex.assert_trees_all_equal(mine["batch_stats"]["decoder"], fresh["batch_stats"]["decoder"])
+        chex.assert_trees_all_equal(mine["params"]["bilinear"], source[1]["params"]["bilinear"])
+        kept = {**mine["batch_stats"], "decoder": source[1]["batch_stats"]["decoder"]}
+        chex.assert_trees_all_equal(kept, source[1]["batch_stats"])
+
+
+def test_the_last_layer_starts_from_the_affinities_of_the_source():
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    variables = {"params": {"decoder": {"output": {"dense": {"kernel": draw(9, 1), "bias": draw(1)}}}}}
+    moved, x = rescaled(variables, (6.0, 2.0), (5.0, 0.5)), draw(4, 9)
+
+    def affinity(variables, mean, sd):
+        output = variables["params"]["decoder"]["output"]["dense"]
+        return (x @ output["kernel"] + output["bias"][None]) * sd + mean
+
+    np.testing.assert_allclose(affinity(moved, 5.0, 0.5), affinity(variables, 6.0, 2.0), rtol=1e-5)
+    chex.assert_trees_all_equal(rescaled(variables, (0.0, 1.0), (0.0, 1.0)), variables)
+
+
+def test_learning_rates_shrink_layer_by_layer():
+    tx = make_optimizer(CONFIG.training, 10, share_of=lambda path: 0.5 ** depth(MODEL, path))
+    shapes = jax.eval_shape(partial(init_variables, MODEL), 0)["params"]
+    params = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
+    hyper = hyper_parameters(CONFIG) | {"learning_rate": 1.0, "weight_decay": 0.0}
+    updates, _ = jax.jit(lambda x: tx.update(x, tx.init(x), x, hyper=hyper))(params)
+    layers = {"output": 0, "hidden_0": 1, "norm_0": 1, "bilinear": 2, "embedding": 5, "atom_projection": 5}
+    layers |= {f"{kind}_layers_{i}": 4 - i for kind in ("graph", "sequence") for i in (0, 1)}
+    for path, update in flatten_dict(updates).items():  # Adam's first step has the size of the learning rate
+        name = path[1] if path[0] == "decoder" else path[0]
+        np.testing.assert_allclose(update, -(0.5 ** layers[name]), rtol=1e-3)
+
+
+def test_replicas_are_the_same_one_by_one_and_resume(tiny_config, source, tmp_path):
+    settings = {"transfer": {"fresh": ("decoder",)}, "epochs": 2, "learning_rate": 1e-4}
+    transfer(source[0], carried(tiny_config, "feature", replicas=2, **settings), tmp_path / "both")
+    transfer(source[0], carried(tiny_config, "feature", seed=1, **settings), tmp_path / "alone")
+    scores = lambda run: pq.read_table(tmp_path / run / "predictions.parquet")["score"].to_numpy()
+    # BatchNorm makes the gradient of some biases pure rounding, which Adam turns into steps of 1e-4.
+    np.testing.assert_allclose(scores("both/replicas/1"), scores("alone"), atol=2e-3)
+    assert np.abs(scores("both/replicas/0") - scores("alone")).max() > 0.1
+    alone = network_of(tmp_path / "alone")
+    # The first of the two epochs is the last one that was saved.
+    steps = sorted((tmp_path / "alone" / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    shutil.rmtree(steps[-1])
+    (tmp_path / "alone" / "summary.json").unlink()
+    resume(tmp_path / "alone")
+    chex.assert_trees_all_equal(network_of(tmp_path / "alone"), alone)
+
+
+def test_full_transfer_starts_from_all_weights_and_compares(tiny_config, source, tmp_path):
+    config = carried(tiny_config, "full", transfer={"scratch": True}, learning_rate=0.0)
+    summary = transfer(source[0], config, tmp_path / "run")
+    found = network_of(tmp_path / "run")
+    chex.assert_trees_all_equal(found["params"], source[1]["params"])
+    means = [variables["batch_stats"]["bilinear"]["norm"]["mean"] for variables in (found, source[1])]
+    assert np.any(means[0] != means[1])
+    assert list(summary["compared"]) == ["the source itself", "DrugBAN from scratch"]
+    assert (tmp_path / "run" / "scratch" / "weights").is_dir()
+
+
+def test_the_command_takes_the_architecture_of_the_source_and_writes_a_run(tiny_config, source, tmp_path, capfd):
+    config, run = carried(tiny_config, "feature"), tmp_path / "run"
+    flags = {f"data.{name}": getattr(config.data, name) for name in ("train", "validation", "test", "label_column")}
+    flags |= {"transfer.mode": "feature", "transfer.frozen": "encoders", "training.batch_size": 8, "training.epochs": 1}
+    flags |= {"training.buckets": 1, "output.baselines": "false", "output.tensorboard": "false", "output.bootstrap": 20}
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    assert cli.main(["transfer", str(source[0]), *words, "--output", str(run)]) == 0
+    output = capfd.readouterr()
+    assert "computed the outputs of the frozen part" in output.err and "the source itself" in output.out
+    assert load_run(run).config.model == load_run(source[0]).config.model
+
+    found, start = network_of(run), source[1]
+    for name in ("graph_layers_0", "sequence_layers_0"):
+        chex.assert_trees_all_equal(found["params"][name], start["params"][name])
+        chex.assert_trees_all_equal(found["batch_stats"][name], start["batch_stats"][name])
+    assert np.any(found["params"]["bilinear"]["head_bias"] != start["params"]["bilinear"]["head_bias"])
+    # What was scored from the outputs of the frozen part is what the run scores by itself.
+    dataset = load_data(config.data, "classification")
+    rows = np.concatenate([dataset.parts[part] for part in ("validation", "test")])
+    predicted = pq.read_table(run / "predictions.parquet")["score"].to_numpy()
+    np.testing.assert_allclose(load_run(run).score(dataset.table, dataset.store)[rows], predicted, rtol=1e-4, atol=1e-5)
+    summary = json.loads((run / "summary.json").read_text())
+    label, test = dataset.table.label, dataset.parts["test"]
+    theirs = load_run(source[0]).score(dataset.table, dataset.store)
+    expected = roc_auc_score(label[test], theirs[test])
+    assert summary["compared"]["the source itself"]["test"]["auroc"] == pytest.approx(expected)
+
+
+def test_shallow_classifiers_learn_on_the_joint_features(tiny_config, source, tmp_path, pieces):
+    config = carried(tiny_config, "shallow")
+    summary = transfer(source[0], config, tmp_path / "run")
+    _, dataset, features, buckets = pieces
+    parts, label = dataset.parts, dataset.table.label
+    rows = np.arange(len(label))
+    joint = joint_features(config.model, features, dataset.table, buckets, 8, source[1], rows)
+    network = network_of(tmp_path / "run")["params"]["decoder"]["hidden_0"]["dense"]
+    linear = joint @ network["kernel"][:, 0] + network["bias"][0]
+    scores = load_run(tmp_path / "run").score(dataset.table, dataset.store)
+    np.testing.assert_allclose(scores, linear, rtol=1e-3, atol=1e-4)
+    fit = lambda model: model.fit(joint[parts["train"]], label[parts["train"]]).decision_function(joint)
+    fits = [fit(LogisticRegression(C=strength, tol=1e-6)) for strength in (0.01, 0.1, 1.0, 10.0, 100.0)]
+    aurocs = [roc_auc_score(label[parts["validation"]], found[parts["validation"]]) for found in fits]
+    np.testing.assert_allclose(linear, fits[int(np.argmax(aurocs))], rtol=0.02, atol=0.02)
+    expected = roc_auc_score(label[parts["test"]], fit(SVC())[parts["test"]])
+    assert summary["compared"]["SVM on its features"]["test"]["auroc"] == pytest.approx(expected, abs=0.02)
+    assert list(summary["compared"]) == ["the source itself", "SVM on its features", "random forest on its features"]
+
+
+@pytest.mark.parametrize(
+    ("transfer_settings", "model", "message"),
+    [
+        ({"frozen": ("sequence",)}, {}, r"transfer.frozen: 'sequence' names no parameter; groups: drug_encoder, "),
+        ({"fresh": ("head",)}, {}, "transfer.fresh: 'head' names no parameter"),
+        ({"frozen": ("pooling", "decoder")}, {}, "transfer.frozen=pooling,decoder: nothing is left to train"),
+        ({"fresh": ("bilinear",)}, {}, "transfer.frozen and transfer.fresh both name bilinear/drug_projection/bias"),
+        (
+            {},
+            {"heads": 3, "protein_kernels": (5,)},
+            r"of another architecture: model.protein_kernels \(3,\), here \(5,\); model.heads 2, here 3$",
+        ),
+    ],
+)
+def test_what_does_not_suit_the_source_is_an_error(tiny_config, source, tmp_path, transfer_settings, model, message):
+    config = carried(tiny_config, "feature", transfer=transfer_settings, model=model)
+    with pytest.raises(DataError, match=message):
+        transfer(source[0], config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_faults_of_a_transfer(tiny_config, source, tmp_path, pieces):
+    config = carried(tiny_config, "full")
+    with pytest.raises(DataError, match="not a run directory"):
+        transfer(tmp_path, config, tmp_path / "run")
+    with pytest.raises(DataError, match="transfer.mode=full needs a trained model: jaxdti transfer SOURCE_RUN"):
+        train(config, tmp_path / "run")
+    with pytest.raises(DataError, match="transfer.mode=none: choose from full, feature, shallow"):
+        transfer(source[0], tiny_config(), tmp_path / "run")
+    with pytest.raises(DataError, match="holds the source run"):
+        transfer(source[0], config, source[0], overwrite=True)
+    with pytest.raises(DataError, match=r"the outputs of the frozen part take .* GiB, more than data.device_gib=0"):
+        transfer(source[0], carried(tiny_config, "feature", data={"device_gib": 0.0}), tmp_path / "run")
+    with pytest.raises(ValueError, match="transfer.mode=shallow needs task=classification and training.replicas=1"):
+        carried(tiny_config, "shallow", replicas=2)
+    with pytest.raises(ValueError, match="transfer.mode=full excludes adaptation.method, training.frozen"):
+        carried(tiny_config, "full", frozen=("encoders",))

@@ -1,0 +1,128 @@
+"""Time of an epoch above a frozen part, whose outputs are computed once, against that of training all weights.
+
+JAXDTI_DATA=path/to/data python benchmarks/transfer.py --json results.json
+"""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import jax
+from harness import Row, interleaved, parse, peak_host_bytes, show, write
+
+COLUMNS = (
+    *("model", "frozen", "batch", "seconds_a_epoch", "samples_per_second", "ratio_to_full"),
+    *("scoring_seconds", "once_seconds", "compile_seconds", "peak_host_mib"),
+)
+DATASET = "human/random"
+BATCH = 64
+BLOCKS = 8  # an epoch is timed in so many pieces, of all cases in turn
+
+
+def main() -> None:
+    options = parse(__doc__.splitlines()[0])
+    rows = drugban_rows(options.quick)
+    show(rows, COLUMNS)
+    write(options.json, "transfer", rows)
+
+
+def drugban_rows(quick: bool) -> list[Row]:
+    """DrugBAN on Human: all weights trained, encoders frozen, all before the decoder frozen.
+
+    ``once_seconds`` is what the outputs of the frozen part take before the first epoch, compilation included;
+    ``scoring_seconds`` what the validation part takes after each. ``quick`` times an eighth of the epoch.
+    """
+    from jaxdti.config import Config, DataConfig, TrainingConfig, TransferConfig
+    from jaxdti.data.load import load_data
+    from jaxdti.inference.scoring import buckets_for, make_scorer
+    from jaxdti.inference.trained import Weights
+    from jaxdti.training.features import device_features
+    from jaxdti.training.loop import Reporter, chunk_programs
+    from jaxdti.training.mesh import REPLICATED, STATES, make_mesh, put, take_replica
+    from jaxdti.training.method import Replica
+    from jaxdti.training.optimizer import make_optimizer
+    from jaxdti.training.state import hyper_parameters, init_replicas, init_variables
+    from jaxdti.training.step import chunk_steps
+    from jaxdti.training.transfer import transferred
+
+    base = Config(data=DataConfig(dataset=DATASET), training=TrainingConfig(batch_size=BATCH, buckets=6))
+    dataset = load_data(base.data, base.task)
+    table, scale = dataset.table, (0.0, 1.0)
+    buckets = buckets_for(base.model, table, dataset.store, 6, BATCH)
+    features, mesh = device_features(dataset.store), make_mesh(1, BATCH)
+    source = Weights(init_variables(base.model, 0), scale)  # the speed is that of any weights
+    modes = {
+        "nothing": TransferConfig(mode="full"),
+        "encoders": TransferConfig(mode="feature", frozen=("encoders",)),
+        "pooling": TransferConfig(mode="feature", frozen=("pooling",)),
+    }
+    epochs, rows = {}, {}
+    for frozen, mode in modes.items():
+        config = replace(base, transfer=mode)
+        start = time.perf_counter()
+        method = transferred(source, [Replica(config, dataset.parts)], table, features, buckets, scale, chunk_steps())
+        once = time.perf_counter() - start
+        compiled: list[float] = []
+        ignore = lambda *anything: None
+        report = Reporter(ignore, ignore, ignore, lambda name, seconds, compiled=compiled: compiled.append(seconds))
+        inputs = put(features if method.inputs is None else method.inputs, mesh, REPLICATED)
+        used = method.buckets or buckets
+        tx = make_optimizer(base.training, 100)
+        state = put(init_replicas(method.init, tx, [0], [hyper_parameters(config)]), mesh, STATES)
+        epochs[frozen] = Epoch(method, chunk_programs(method, inputs, used, tx, mesh, report), state)
+        epochs[frozen].compile()
+        scorer = method.scorer or make_scorer(base.model, features, table, buckets, BATCH)
+        network = take_replica(epochs[frozen].state.variables, 0, mesh)
+        scorer(network, dataset.parts["validation"])
+        start = time.perf_counter()
+        scorer(network, dataset.parts["validation"])
+        rows[frozen] = {
+            "model": "DrugBAN",
+            "frozen": frozen,
+            "batch": BATCH,
+            "scoring_seconds": time.perf_counter() - start,
+            "once_seconds": once if method.inputs is not None else None,
+            "compile_seconds": sum(compiled),
+        }
+    pieces = {frozen: epoch.train_piece for frozen, epoch in epochs.items()}
+    seconds = interleaved(pieces, 1 if quick else BLOCKS)
+    pairs = len(dataset.parts["train"]) / BLOCKS * len(seconds["nothing"])
+    host = peak_host_bytes()
+    return [
+        row
+        | {
+            "seconds_a_epoch": sum(seconds[frozen]) * BLOCKS / len(seconds[frozen]),
+            "samples_per_second": pairs / sum(seconds[frozen]),
+            "ratio_to_full": sum(seconds["nothing"]) / sum(seconds[frozen]),
+            "peak_host_mib": host / 2**20 if host else None,
+        }
+        for frozen, row in rows.items()
+    ]
+
+
+class Epoch:
+    """One epoch of training in ``BLOCKS`` pieces."""
+
+    def __init__(self, method: Any, run: Any, state: Any):
+        self.method, self.run, self.state = method, run, state
+        self.chunks = method.plan(0)
+        self.done = 0
+
+    def compile(self) -> None:
+        """The first chunk of every program."""
+        programs = {(chunk.bucket, self.method.proteins(chunk)): chunk for chunk in reversed(self.chunks)}
+        self._train(list(programs.values()))
+
+    def train_piece(self) -> None:
+        self._train(self.chunks[self.done % BLOCKS :: BLOCKS])
+        self.done += 1
+
+    def _train(self, chunks: list[Any]) -> None:
+        for chunk in chunks:
+            batches = self.method.batch(chunk.rows)
+            self.state, metrics = self.run(self.state, chunk.bucket, batches, self.method.proteins(chunk))
+        jax.block_until_ready((self.state, metrics))
+
+
+if __name__ == "__main__":
+    main()
