@@ -65,6 +65,7 @@ def respond(config: Config, output: Path, *, overwrite: bool = False) -> dict[st
                 f"{output}: is not a run directory (no config.yaml); --overwrite would delete foreign files"
             )
     study = load_study(config.response)  # before anything is deleted
+    _target_rows(config.response, study)
     create_directory(output)
     save_config(config, output / "config.yaml")
     write_json(output / "data.json", {"sha256": study.identity(), "drugs": list(study.drugs), "summary": study.lines})
@@ -128,16 +129,11 @@ def _pretrain_all(config: ResponseConfig, study: Study, folder: Path, stopped: l
         jnp.asarray(count(study.source_confounder, len(study.source))),
         jnp.asarray(count(study.target_confounder, len(study.target))),
     )
-    if "adae" in config.methods and not study.confounder_names:
-        raise DataError("response.methods: adae needs a known confounder; name a table with response.confounders")
-    rows = {"transductive": np.arange(len(study.target)), "inductive": np.flatnonzero(~study.labelled)}
-    for protocol in config.protocols:
-        if not len(rows[protocol]):
-            raise DataError(f"response.protocols: {protocol}: every target sample has a response, none is left")
     methods = [m for m in config.methods if m != ADVERSARIAL]
     if ADVERSARIAL in config.methods:
         methods += [ADVERSARIAL] if BASE in methods else [BASE, ADVERSARIAL]
     snapshots: dict[str, list[Snapshot]] = {}
+    rows = _target_rows(config, study)
     for method in methods:
         start = snapshots[BASE][-1] if method == ADVERSARIAL else None
         snapshots[method] = pretrain(
@@ -152,6 +148,21 @@ def _pretrain_all(config: ResponseConfig, study: Study, folder: Path, stopped: l
             start,
         )
     return snapshots
+
+
+def _target_rows(config: ResponseConfig, study: Study) -> dict[str, np.ndarray]:
+    """Protocol -> rows of the target profiles that pre-training sees.
+
+    Raises:
+      DataError: a protocol leaves none, or a method needs a confounder that is not known.
+    """
+    if "adae" in config.methods and not study.confounder_names:
+        raise DataError("response.methods: adae needs a known confounder; name a table with response.confounders")
+    rows = {"transductive": np.arange(len(study.target)), "inductive": np.flatnonzero(~study.labelled)}
+    for protocol in config.protocols:
+        if not len(rows[protocol]):
+            raise DataError(f"response.protocols: {protocol}: every target sample has a response, none is left")
+    return rows
 
 
 def _method_entries(
