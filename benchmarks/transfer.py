@@ -21,7 +21,7 @@ BLOCKS = 8  # an epoch is timed in so many pieces, of all cases in turn
 
 def main() -> None:
     options = parse(__doc__.splitlines()[0])
-    rows = drugban_rows(options.quick)
+    rows = fnn_rows(options.quick) + drugban_rows(options.quick)
     show(rows, COLUMNS)
     write(options.json, "transfer", rows)
 
@@ -97,6 +97,54 @@ def drugban_rows(quick: bool) -> list[Row]:
             "peak_host_mib": host / 2**20 if host else None,
         }
         for frozen, row in rows.items()
+    ]
+
+
+def fnn_rows(quick: bool) -> list[Row]:
+    """The paper's feed-forward network on random 2,048-bit fingerprints: all weights trained, first layer frozen."""
+    from functools import partial
+
+    import jax.numpy as jnp
+
+    from jaxdti.config import TrainingConfig
+    from jaxdti.models.fnn import FNN, init_fnn, split, take_layers
+    from jaxdti.training.vectors import VectorReplica, fit_vectors, predict_vectors
+
+    bits, compounds, model, rng = 2048, 512 if quick else 4096, FNN(), np.random.default_rng(0)
+    fingerprints = jnp.asarray(rng.random((compounds, bits)) < 0.03, jnp.uint8)
+    label = rng.integers(0, 2, compounds).astype(np.float32)
+    replica = VectorReplica(train=np.arange(compounds), label=label, dropout=0.1)
+    config = TrainingConfig(epochs=1, batch_size=BATCH)
+    init = partial(init_fnn, model, bits)
+    variables = jax.tree.map(lambda leaf: leaf[None], init(0))
+    lower, upper = split(model, 1)
+    frozen = lambda: predict_vectors(lower, take_layers(variables, lower), fingerprints)[0]
+    frozen()  # compiles
+    start = time.perf_counter()
+    hidden = jnp.asarray(frozen())
+    once = time.perf_counter() - start
+    cases = {"nothing": (model, fingerprints, variables), "layer 1": (upper, hidden, take_layers(variables, upper))}
+    epochs = {
+        name: lambda part=part, x=x, begin=begin: fit_vectors(part, init, x, [replica], config, variables=begin)
+        for name, (part, x, begin) in cases.items()
+    }
+    compiling = {name: spent[0] for name, spent in interleaved(epochs, 1).items()}
+    seconds = {name: float(np.median(spent)) for name, spent in interleaved(epochs, 3 if quick else 7).items()}
+    host = peak_host_bytes()
+    return [
+        {
+            "model": "FNN",
+            "frozen": name,
+            "batch": BATCH,
+            "pairs": compounds,
+            "seconds_an_epoch": seconds[name],
+            "samples_per_second": compounds / seconds[name],
+            "ratio_to_full": seconds["nothing"] / seconds[name],
+            "once_seconds": once if name != "nothing" else None,
+            "compile_seconds": compiling[name] - seconds[name],
+            "peak_host_mib": host / 2**20 if host else None,
+        }
+        for name in epochs
     ]
 
 
