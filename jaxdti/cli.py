@@ -197,9 +197,7 @@ def _transfer_options(add: Callable[..., Parser]) -> None:
         "transfer",
         commands.transfer,
         "carry a trained network to a small data set",
-        "Train on from the network of SOURCE_RUN (mode full), above a frozen part of it (feature), or train shallow\n"
-        "classifiers on its features (shallow). Its architecture is taken over; CONFIG and the flags give the data\n"
-        "and the rest. RUN becomes a run directory like that of `jaxdti train`.\n"
+        "Take the network of SOURCE_RUN to the data of CONFIG and the flags, in one of three modes (--transfer.mode).\n"
         "With --protocol sizes: measure what a source family of proteins brings to a family with few compounds.",
         "jaxdti transfer runs/human_random --transfer.mode feature --data.table mine.csv --output runs/mine\n"
         "  jaxdti transfer runs/human_random --transfer.mode full --transfer.fresh decoder \\\n"
