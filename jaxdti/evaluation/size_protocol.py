@@ -91,7 +91,8 @@ class Experiment:
 
 
 def run_sizes(config: Config, output: Path) -> SizeTable:
-    """Runs the protocol and writes into ``output``: results.csv, results.json, sizes.png, and what resuming needs.
+    """Runs the protocol and writes into ``output``: results.csv, means.csv, results.json, sizes.md, sizes.png, and
+    what resuming needs.
 
     Raises:
       DataError: the data or a setting are unfit, or ``output`` holds something.

@@ -29,7 +29,10 @@ class SizeTable:
     means: list[dict[str, Any]]  # one for each source kind, method and size, over the targets that have the size
 
     def lines(self) -> list[tuple[str, ...]]:
-        """AUROC by method and size, header first: means over the target families."""
+        """AUROC ± half its interval by method and size, header first: means over the target families.
+
+        A + or - follows where the interval of the difference from scratch is above or below 0.
+        """
         sizes = sorted({row["size"] for row in self.means} - {0})
         lines = [("method", "source", *map(str, sizes))]
         kinds = {(row["method"], row["source"]): None for row in self.means}
@@ -159,10 +162,11 @@ def _metrics(label: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.nd
 
 
 def write_size_results(table: SizeTable, output: Path) -> None:
-    """results.csv and means.csv, results.json with both, and the figure sizes.png."""
+    """results.csv and means.csv, results.json with both, the table sizes.md and the figure sizes.png."""
     _write_csv(table.rows, output / "results.csv")
     _write_csv(table.means, output / "means.csv")
     write_json(output / "results.json", json_ready({"rows": table.rows, "means": table.means}))
+    (output / "sizes.md").write_text(markdown(table.lines()) + "\n", encoding="utf-8")
     draw_sizes(table, output / "sizes.png")
 
 
@@ -236,13 +240,14 @@ def _rank(method: str) -> int:
 def _cell(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return ""
-    if not np.isfinite(row["auroc_low"]):
-        return f"{row['auroc']:.3f}"
-    return f"{row['auroc']:.3f} ({row['auroc_low']:.3f} to {row['auroc_high']:.3f})"
+    half = 0.5 * (row["auroc_high"] - row["auroc_low"])
+    spread = f" ± {half:.3f}" if np.isfinite(half) else ""
+    sign = " +" if row["auroc_gain_low"] > 0 else " -" if row["auroc_gain_high"] < 0 else ""
+    return f"{row['auroc']:.3f}{spread}{sign}"
 
 
 def markdown(lines: Iterable[tuple[str, ...]]) -> str:
-    """A table of ``SizeTable.lines`` for a README."""
+    """The rows of ``SizeTable.lines`` as a Markdown table."""
     header, *rows = lines
     text = [header, ("---",) * len(header), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in text)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -103,6 +104,9 @@ def test_lines_and_verdicts_tell_where_transfer_wins(table):
         ("mode1", "all"),
     ]
     assert len(set(map(len, lines))) == 1
+    cells = {line[:2]: line[3] for line in lines}
+    assert cells["mode1", "all"].endswith(" +") and cells["mode2", "all"].endswith(" -")
+    assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3}", cells["scratch", "none"])
     assert "mode1, source all, against scratch: above at 2, 12" in table.verdicts()
     assert "mode2, source all, against scratch: below at 2, 12" in table.verdicts()
     assert markdown(table.lines()).splitlines()[1] == "| --- | --- | --- | --- |"
@@ -117,7 +121,9 @@ def test_the_files_hold_the_table(table, tmp_path):
     assert "nan" not in (tmp_path / "means.csv").read_text().lower()
     assert len(json.loads((tmp_path / "results.json").read_text())["means"]) == len(table.means)
     assert (tmp_path / "sizes.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["means.csv", "results.csv", "results.json", "sizes.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("means.csv", "results.csv", "results.json", "sizes.md", "sizes.png")
+    ]
 
 
 def test_a_table_of_one_target_and_one_source_is_drawn(tmp_path):
