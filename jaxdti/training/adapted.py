@@ -36,11 +36,8 @@ def adapted(replicas: Sequence[Replica], table: InteractionTable, buckets: Bucke
       DataError: there are no target pairs to adapt to.
     """
     config = replicas[0].config
-    if any(not len(replica.parts.get("target_train", ())) for replica in replicas):
-        raise DataError(
-            f"adaptation.method={config.adaptation.method} needs unlabelled target pairs: a cluster split (data.split: "
-            "cluster, or a dataset such as biosnap/cluster), or data.target"
-        )
+    for replica in replicas:
+        check_target(config, replica.parts)
     plan = lambda epoch: plan_domains(replicas, buckets, config.training.batch_size, steps, epoch=epoch)
     updates = sum(int(np.any(chunk.rows >= 0, axis=(0, 2)).sum()) for chunk in plan(0))
     return Method(
@@ -53,6 +50,15 @@ def adapted(replicas: Sequence[Replica], table: InteractionTable, buckets: Bucke
         rate_of=lambda path: "discriminator_learning_rate" if path[0] == "adaptation" else "learning_rate",
         wants_target_classes=config.adaptation.method in CLASS_WEIGHTED and config.adaptation.class_weights == "target",
     )
+
+
+def check_target(config: Config, parts: dict[str, np.ndarray]) -> None:
+    """Raises DataError where the configuration asks for adaptation and there are no target pairs to adapt to."""
+    if config.adaptation.method != "none" and not len(parts.get("target_train", ())):
+        raise DataError(
+            f"adaptation.method={config.adaptation.method} needs unlabelled target pairs: a cluster split (data.split: "
+            "cluster, or a dataset such as biosnap/cluster), or data.target"
+        )
 
 
 def plan_domains(

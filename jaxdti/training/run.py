@@ -29,7 +29,7 @@ from jaxdti.data.splits import table_identity, write_split
 from jaxdti.inference.features import joint_features
 from jaxdti.inference.scoring import buckets_for, make_scorer
 from jaxdti.inference.trained import TrainedRun, load_run
-from jaxdti.training.adapted import adapted
+from jaxdti.training.adapted import adapted, check_target
 from jaxdti.training.checkpoints import open_checkpoints
 from jaxdti.training.features import device_features, feature_bytes, host_features
 from jaxdti.training.loop import (
@@ -73,6 +73,7 @@ def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str,
     _check_no_transfer(config)
     _check_directory(output, overwrite)
     dataset = load_data(config.data, config.task)  # before anything is deleted or created: the data may be unfit
+    check_target(config, dataset.parts)
     create_directory(output)
     save_config(config, output / "config.yaml")
     record_data(output, dataset, config.data.split_seed)

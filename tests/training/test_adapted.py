@@ -216,6 +216,7 @@ def test_nothing_to_adapt_to_is_an_error(tiny_config, tmp_path):
     config = dataclasses.replace(tiny_config(), adaptation=AdaptationConfig(method="dann"))
     with pytest.raises(DataError, match=r"adaptation\.method=dann needs unlabelled target pairs"):
         train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("method", ["cdan", "san", "san_released", "pada", "mcc"])
