@@ -42,6 +42,14 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("ratio_to_separate", "time / separate", "{:.2f}"),
         ("ratio_to_one", "time / one", "{:.1f}"),
     ),
+    "adaptation": (
+        ("method", "adaptation", "{}"),
+        ("batchnorm", "batch statistics", "{}"),
+        ("batch", "batch", "{}"),
+        ("samples_per_second", "source samples/s", "{:.1f}"),
+        ("ratio_to_plain", "time / plain", "{:.2f}"),
+        ("compile_seconds", "compile s", "{:.0f}"),
+    ),
     "featurise": (
         ("case", "featurisation", "{}"),
         ("molecules_per_second", "molecules/s", "{:,.0f}"),
