@@ -9,15 +9,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from harness import Row, interleaved, median_ratio, parse, peak_device_bytes, peak_host_bytes, show, write
 
 COLUMNS = (
     *("model", "batch", "replicas", "seconds_a_step", "samples_per_second", "ratio_to_separate", "ratio_to_one"),
     *("compile_seconds", "peak_host_mib", "peak_device_mib"),
 )
-LAYERS = (1024, 1200, 300, 1)  # a fingerprint in, one score out
-CHUNK = 16  # steps of the plain network in a program call, together and apart
+FINGERPRINT = 1024  # inputs of the plain network, whose hidden layers have 1,200 and 300 units
+STEPS = 64  # of the plain network in a measurement
 
 
 def main() -> None:
@@ -26,7 +25,7 @@ def main() -> None:
     counts = (1, 2, 8) if options.quick else (1, 2, 4, 8, 16, 32)
     rows = []
     for n in counts:
-        rows.append(measure("MLP", 64, n, *mlp(64), repeats=10, steps=CHUNK, spread=over_axis))
+        rows.append(measure_vectors(64, n, repeats=5))
     batches = {16: counts if accelerator else [n for n in counts if n <= 8]}
     if not options.quick:
         batches[64] = (1, 8)
@@ -37,19 +36,14 @@ def main() -> None:
     write(options.json, "replicas", rows)
 
 
-def measure(
-    name: str, batch: int, replicas: int, step, init, batch_of, *, repeats: int, steps: int = 1, spread=jax.vmap
-) -> Row:
-    """Seconds of one step of ``replicas`` models, together and one after the other, in turn.
-
-    ``step`` takes ``steps`` steps; ``spread`` makes it one for states and batches stacked on axis 0.
-    """
+def measure(name: str, batch: int, replicas: int, step, init, batch_of, *, repeats: int) -> Row:
+    """Seconds of one step of ``replicas`` models, together and one after the other, in turn."""
     states = [init(seed) for seed in range(replicas)]
     batches = [batch_of(seed) for seed in range(replicas)]
     stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
     together, stacked_batches, single = stack(states), stack(batches), init(0)
     start = time.perf_counter()
-    many = jax.jit(spread(step), donate_argnums=0).lower(together, stacked_batches).compile()
+    many = jax.jit(jax.vmap(step), donate_argnums=0).lower(together, stacked_batches).compile()
     compile_seconds = time.perf_counter() - start
     one = jax.jit(step, donate_argnums=0)
     kept = {"together": together, "separate": states, "one": single}
@@ -64,7 +58,37 @@ def measure(
         "one": lambda: run("one", lambda state: first(one(state, batches[0]))),
     }
     interleaved(functions, 1)
+    return row(name, batch, replicas, interleaved(functions, repeats), 1, compile_seconds)
+
+
+def measure_vectors(batch: int, replicas: int, *, repeats: int) -> Row:
+    """As ``measure``, for whole trainings of a plain network on feature vectors, ``STEPS`` steps each."""
+    from jaxdti.config import TrainingConfig
+    from jaxdti.models.fnn import FNN, init_fnn
+    from jaxdti.training.vectors import VectorReplica, fit_vectors
+
+    rng, model = np.random.default_rng(0), FNN()
+    features = jnp.asarray(rng.random((STEPS * batch // 4, FINGERPRINT)) < 0.05, jnp.uint8)
+    label = rng.integers(0, 2, len(features)).astype(np.float32)
+    members = [VectorReplica(train=np.arange(len(features)), label=label, seed=seed) for seed in range(replicas)]
+    config = TrainingConfig(epochs=4, batch_size=batch)
+    init = partial(init_fnn, model, FINGERPRINT)
+    fit = lambda chosen: fit_vectors(model, init, features, chosen, config)  # waits for the losses
+    functions = {
+        "together": lambda: fit(members),
+        "separate": lambda: [fit([one]) for one in members],
+        "one": lambda: fit(members[:1]),
+    }
+    start = time.perf_counter()
+    functions["together"]()
+    first_seconds = time.perf_counter() - start
+    interleaved(functions, 1)
     seconds = interleaved(functions, repeats)
+    return row("MLP", batch, replicas, seconds, STEPS, max(first_seconds - min(seconds["together"]), 0.0))
+
+
+def row(name: str, batch: int, replicas: int, seconds, steps: int, compile_seconds: float) -> Row:
+    """What is reported of measurements of ``steps`` steps each."""
     median = float(np.median(seconds["together"])) / steps
     host, device = peak_host_bytes(), peak_device_bytes()
     return {
@@ -83,45 +107,9 @@ def measure(
     }
 
 
-def over_axis(step):
-    """As training on feature vectors spreads replicas: in a loop of the program on CPU, by vmap elsewhere."""
-    from jaxdti.training.vectors import map_replicas
-
-    return map_replicas(step, (0, 0))
-
-
 def first(result):
     """The state, of a step's (state, metrics)."""
     return result[0]
-
-
-def mlp(batch: int):
-    """A plain network, ``CHUNK`` steps a call: (step, init, batch_of)."""
-    tx = optax.adam(1e-3)
-
-    def init(seed: int):
-        keys = jax.random.split(jax.random.PRNGKey(seed), len(LAYERS) - 1)
-        shapes = zip(keys, LAYERS[:-1], LAYERS[1:], strict=True)
-        params = [(jax.random.normal(key, (i, o)) * i**-0.5, jnp.zeros(o)) for key, i, o in shapes]
-        return params, tx.init(params)
-
-    def loss(params, batch):
-        x, label = batch
-        for weight, bias in params[:-1]:
-            x = jax.nn.relu(x @ weight + bias[None])
-        weight, bias = params[-1]
-        return jnp.mean(optax.sigmoid_binary_cross_entropy((x @ weight + bias[None])[:, 0], label))
-
-    def step(state, batch):
-        params, moments = state
-        updates, moments = tx.update(jax.grad(loss)(params, batch), moments, params)
-        return (optax.apply_updates(params, updates), moments), {}
-
-    def batch_of(seed: int):
-        rng, shape = np.random.default_rng(seed), (CHUNK, batch)
-        return rng.integers(0, 2, (*shape, LAYERS[0])).astype(np.float32), rng.integers(0, 2, shape).astype(np.float32)
-
-    return lambda state, batches: jax.lax.scan(step, state, batches), init, batch_of
 
 
 def drugban(batch: int):
