@@ -25,6 +25,8 @@ def test_the_promised_files_are_there():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_it_loads_and_suits_its_dataset(path):
     config = load_config(path)
+    if config.vectors.given:
+        return
     assert config.data.dataset
     task = "classification" if config.data.dataset == EMBEDDED else get_dataset(config.data.dataset).task
     assert config.task == task

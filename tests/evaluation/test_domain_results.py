@@ -1,0 +1,75 @@
+"""What a comparison on target domains reports, from outputs written by hand."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from jaxdti.evaluation.domain_results import domain_lines, measure_domains, summarise_domains, write_domain_results
+
+
+def test_the_measures_by_hand():
+    logits = np.eye(3)[[0, 0, 1, 2, 2]]  # called 0 0 1 2 2
+    label = np.array([0, 0, 0, 1, 1])  # of a target without class 2
+    found = measure_domains(np.eye(3), np.array([0, 1, 1]), logits, label, np.zeros((3, 2)), np.zeros((5, 2)))
+    assert found["target_accuracy"] == pytest.approx(2 / 5)
+    assert found["target_balanced_accuracy"] == pytest.approx((2 / 3 + 0) / 2)
+    assert found["outlier_share"] == pytest.approx(2 / 5)
+    assert found["source_accuracy"] == pytest.approx(2 / 3)
+    assert np.isnan(found["proxy_a_distance"])  # too few rows
+
+
+def test_domains_far_apart_have_a_large_distance():
+    rng = np.random.default_rng(0)
+    near, far = rng.normal(size=(2, 100, 2)), rng.normal(size=(100, 2)) + 9
+    distance = lambda target: measure_domains(
+        np.eye(2)[np.zeros(100, int)],
+        np.zeros(100),
+        np.eye(2)[np.zeros(100, int)],
+        np.zeros(100),
+        near[0],
+        target,
+    )["proxy_a_distance"]
+    assert distance(far) == pytest.approx(2.0) and distance(near[1]) < 0.6
+
+
+def rows(failed=""):
+    values = {("none", "a"): (0.4, 0.6), ("none", "b"): (0.5, 0.5), ("san", "a"): (0.7, 0.9), ("san", "b"): (0.2, 0.4)}
+    return [
+        {"task": task, "method": method, "seed": seed, "target_accuracy": value, "best_epoch": 3}
+        | {"failed": failed if (task, method, seed) == ("b", "san", 1) else ""}
+        for (method, task), pair in values.items()
+        for seed, value in enumerate(pair)
+    ]
+
+
+def test_means_sds_and_the_number_of_targets_above():
+    summary = {(row["task"], row["method"]): row for row in summarise_domains(rows())}
+    assert summary["a", "san"]["target_accuracy"] == pytest.approx(0.8)
+    assert summary["a", "san"]["target_accuracy_sd"] == pytest.approx(np.std([0.7, 0.9], ddof=1))
+    assert (summary["a", "san"]["above_none"], summary["b", "san"]["above_none"]) == (1, 0)
+    assert summary["mean", "san"]["above_none"] == 1 and "above_dann" not in summary["mean", "san"]
+    assert summary["mean", "san"]["target_accuracy"] == pytest.approx(0.55)
+    # Of the means over the targets, seed by seed: (0.45, 0.65).
+    assert summary["mean", "san"]["target_accuracy_sd"] == pytest.approx(np.std([0.45, 0.65], ddof=1))
+
+
+def test_failed_networks_are_counted_marked_and_left_out():
+    summary = summarise_domains(rows(failed="not finite at step 2"))
+    cell = next(row for row in summary if (row["task"], row["method"]) == ("b", "san"))
+    assert (cell["networks"], cell["failed"], cell["target_accuracy"]) == (1, 1, pytest.approx(0.2))
+    lines = domain_lines(summary)
+    assert lines[0] == ("target", "none", "san") and [line[0] for line in lines[1:]] == ["a", "b", "mean"]
+    assert lines[2][2] == "0.200 ± 0.000*" and lines[1][2] == "0.800 ± 0.141"
+
+
+def test_what_is_written(tmp_path):
+    found = rows()
+    found[0]["target_accuracy"] = float("nan")
+    write_domain_results(tmp_path, found, summarise_domains(rows()), {"seeds": [0, 1]})
+    with (tmp_path / "results.csv").open(newline="") as file:
+        written = list(csv.DictReader(file))
+    assert len(written) == 8 and written[0]["target_accuracy"] == "" and written[1]["target_accuracy"] == "0.6"
+    assert json.loads((tmp_path / "summary.json").read_text())["results"][0]["task"] == "a"
+    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")

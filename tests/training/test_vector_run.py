@@ -1,0 +1,70 @@
+"""A whole run on feature vectors from the command line, and what it refuses."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from jaxdti.cli import main
+from jaxdti.config import config_from_dict
+from jaxdti.data.interactions import DataError
+
+
+@pytest.fixture
+def flags(tmp_path):
+    """Two classes that the first column tells apart; the target is moved along the second."""
+    rng = np.random.default_rng(0)
+    for name, count, move in (("source", 60, 0.0), ("target", 30, 2.0), ("test", 30, 2.0)):
+        label = np.arange(count) % 2
+        x = np.stack([4.0 * label - 2.0, np.full(count, move)], 1) + rng.normal(scale=0.3, size=(count, 2))
+        lines = [f"{a},{b},{'yes' if y else 'no'}" for (a, b), y in zip(x, label, strict=True)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["a,b,label", *lines]))
+    paths = [f"--vectors.{name}={tmp_path / name}.csv" for name in ("source", "target", "test")]
+    sizes = ["--vectors.features=8", "--adaptation.discriminator_features=4", "--training.batch_size=16"]
+    return [
+        *paths,
+        *sizes,
+        "--epochs=12",
+        "--learning-rate=0.02",
+        "--training.replicas=2",
+        "--output",
+        str(tmp_path / "run"),
+    ]
+
+
+def test_from_tables_to_results(flags, tmp_path, capsys):
+    assert main(["train", "--vectors.methods=none,san", *flags]) == 0
+    shown = capsys.readouterr().out
+    assert "accuracy on target test rows, mean ± sd over 2 seeds" in shown and "san: above none on" in shown
+    with (tmp_path / "run" / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], row["seed"]) for row in rows] == [("none", "0"), ("none", "1"), ("san", "0"), ("san", "1")]
+    assert all(float(row["source_accuracy"]) == 1.0 for row in rows)
+    assert all(float(row["target_accuracy"]) > 0.9 for row in rows if row["method"] == "san")
+    assert len(json.loads((tmp_path / "run" / "summary.json").read_text())["results"]) == 4
+    assert main(["train", "--vectors.methods=none", *flags]) == 2
+    assert "already exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("vectors", "rest", "message"),
+    [
+        ({"source": "a.csv"}, {}, "give vectors.source, vectors.target and vectors.test"),
+        ({"dataset": "digits", "source": "a.csv"}, {}, "name vectors.dataset, or"),
+        ({"dataset": "letters"}, {}, "choose from digits, families"),
+        ({"methods": ["san", "san"]}, {}, "each only once"),
+        ({"methods": ["sand"]}, {}, "choose from none, dann"),
+        ({"dataset": "digits"}, {"adaptation": {"method": "san"}}, "vectors.methods names the methods"),
+        ({"dataset": "digits"}, {"task": "regression"}, "the task is classification"),
+        ({"select": "best"}, {}, "choose from last, source"),
+    ],
+)
+def test_what_the_configuration_refuses(vectors, rest, message):
+    with pytest.raises(DataError, match=message):
+        config_from_dict({"vectors": vectors} | rest)
+
+
+def test_given_tables_are_one_target(flags, capsys):
+    assert main(["train", "--vectors.tasks=noise", *flags]) == 2
+    assert "given tables are one target" in capsys.readouterr().err
