@@ -1,0 +1,176 @@
+"""`jaxdti response` end to end on the embedded study: what it writes, its exit codes, interruption and resumption."""
+
+import csv
+import json
+import os
+import signal
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from jaxdti import cli
+from jaxdti.training import response_pretraining, response_run
+
+SETTINGS = """
+response:
+  dataset: planted-expression
+  methods: [ae, codeae_adv]
+  protocols: [transductive, inductive]
+  seeds: 2
+  folds: 3
+  planted: {genes: 216, source: 75, target: 64, drugs: 2}
+  pretraining: {widths: [8], latent: 4, epochs: [1, 2], adversarial_epochs: [1], batch_size: 32, critic_steps: 1}
+  heads: {widths: [4], epochs: 2, patience: 1, batch_size: 32, unfreeze: 1}
+output: {bootstrap: 20}
+"""
+METHODS = ("ae", "codeae_adv")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("response")
+    (folder / "study.yaml").write_text(SETTINGS)
+    code = cli.main(["response", str(folder / "study.yaml"), "--output", str(folder / "run")])
+    return code, folder / "run"
+
+
+def test_it_succeeds_and_writes_what_it_promises(run):
+    code, output = run
+    assert code == 0
+    names = {path.name for path in output.iterdir()}
+    assert names >= {
+        *("config.yaml", "environment.json", "data.json", "left_out.csv", "summary.json", "results.csv"),
+        *("predictions.parquet", "embeddings", "embeddings.png", "pretraining", "stages"),
+    }
+    assert (output / "embeddings.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(output.glob("pretraining/*_state.npz"))
+
+
+def test_the_summary_has_every_method_protocol_and_drug(run):
+    summary = json.loads((run[1] / "summary.json").read_text())
+    found = {(entry["method"], entry["protocol"]) for entry in summary["methods"]}
+    pretrained = {(method, protocol) for method in METHODS for protocol in ("transductive", "inductive")}
+    assert found == pretrained | {(name, "none") for name in ("elastic_net", "random_forest", "mlp")}
+    for entry in summary["methods"]:
+        assert set(entry["drugs"]) == {"drug 0", "drug 1"} and len(entry["mean_auroc_seeds"]) == 2
+        for metrics in entry["drugs"].values():
+            low, high = metrics["auroc_ci"]
+            assert low <= metrics["auroc"] <= high and metrics["samples"] == 32
+            assert 0 <= metrics["validation_auroc"] <= 1
+        assert entry["mean_auroc"] == pytest.approx(np.mean(entry["mean_auroc_seeds"]))
+    chosen = summary["methods"][-1]["drugs"]["drug 0"]["selected"]
+    assert [one["epochs"] in (1, 2) for one in chosen] == [True, True]
+    assert set(summary["domain_accuracy"]["codeae_adv"]) == {"shared", "private", "joined"}
+    assert set(summary["domain_accuracy"]["ae"]) == {"shared"} and 0.8 < summary["ceiling_auroc"]["drug 0"] <= 1
+
+
+def test_predictions_cover_every_patient_and_are_the_mean_that_was_measured(run):
+    rows = pyarrow.parquet.read_table(run[1] / "predictions.parquet").to_pylist()
+    assert len(rows) == (2 * 2 + 3) * 2 * 64
+    assert all(0 < row["score"] < 1 and row["score_sd"] >= 0 for row in rows)
+    chosen = [r for r in rows if (r["method"], r["protocol"], r["drug"]) == ("ae", "inductive", "drug 1")]
+    positive = [r["score"] for r in chosen if r["response"] == 1]
+    negative = [r["score"] for r in chosen if r["response"] == 0]
+    auroc = np.mean([(p > n) + 0.5 * (p == n) for p in positive for n in negative])
+    summary = json.loads((run[1] / "summary.json").read_text())
+    (entry,) = [e for e in summary["methods"] if (e["method"], e["protocol"]) == ("ae", "inductive")]
+    assert entry["drugs"]["drug 1"]["auroc"] == pytest.approx(auroc)
+    with open(run[1] / "results.csv", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 7 * 2
+
+
+def test_embeddings_name_sample_and_domain(run):
+    rows = pyarrow.parquet.read_table(run[1] / "embeddings" / "codeae_adv.parquet").to_pylist()
+    assert [row["domain"] for row in rows] == ["source"] * 75 + ["target"] * 64
+    assert np.linalg.norm(rows[0]["shared"]) == pytest.approx(1, rel=1e-4) and len(rows[0]["private"]) == 4
+
+
+def test_the_table_is_printed(run, capsys):
+    code = cli.main(["response", "--resume", str(run[1])])  # everything is finished: it only evaluates again
+    out = capsys.readouterr().out
+    assert code == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert {line[0] for line in lines if line} >= {*METHODS, "elastic_net", "random_forest", "mlp"}
+    assert "the truth itself: mean AUROC" in out and f"written to {run[1]}" in out
+
+
+def test_an_interrupted_run_is_resumed_to_the_same_predictions(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "study.yaml").write_text(SETTINGS)
+    whole = response_pretraining.plan_batches
+    calls = []
+
+    def interrupting(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return whole(*arguments)
+
+    monkeypatch.setattr(response_pretraining, "plan_batches", interrupting)
+    output = str(tmp_path / "run")
+    assert cli.main(["response", str(tmp_path / "study.yaml"), "--output", output]) == 143
+    assert f"saved; continue with: jaxdti response --resume {output}" in capsys.readouterr().err
+    assert cli.main(["response", "--resume", output]) == 0
+    monkeypatch.undo()
+    one, other = (pyarrow.parquet.read_table(f"{path}/predictions.parquet") for path in (output, run[1]))
+    assert one.equals(other)
+
+
+def test_a_run_whose_data_changed_is_refused(run, tmp_path, capsys):
+    output = run[1]
+    data = output / "data.json"
+    text = data.read_text()
+    try:
+        data.write_text(text.replace('"sha256": "', '"sha256": "0'))
+        assert cli.main(["response", "--resume", str(output)]) == 2
+    finally:
+        data.write_text(text)
+    assert "the data changed since the run began" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["response"], "CONFIG is missing: name a YAML file such as configs/codeae_planted.yaml"),
+        (["response", "--response.dataset=planted-expression"], "--output RUN is missing"),
+        (["response", "--resume", "absent"], "absent: not a drug response run"),
+        (["response", "x.yaml", "--resume", "absent"], "--resume RUN takes everything from the run"),
+        (
+            ["response", "--response.dataset=none", "--output=o"],
+            "response.dataset='none': choose from planted-expression",
+        ),
+        (["response", "--response.source_expression=x.csv", "--output=o"], "response.target_expression is missing"),
+        (
+            ["response", "--response.dataset=planted-expression", "--response.methods=bae", "--output=o"],
+            "response.methods='bae': choose from ae, dae, vae",
+        ),
+        (
+            ["response", "--response.dataset=planted-expression", "--response.planted.labelled=1.0"]
+            + ["--response.protocols=inductive", "--response.baselines=[]", "--output=o"],
+            "response.protocols: inductive: every target sample has a response, none is left",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert err.startswith("jaxdti: error: ") and message in err
+
+
+def test_a_directory_that_is_there_is_not_overwritten_unasked(run, capsys):
+    arguments = ["response", "--response.dataset=planted-expression", "--output", str(run[1])]
+    assert cli.main(arguments) == 2
+    assert "already exists" in capsys.readouterr().err
+
+
+def test_divergence_is_exit_code_3(tmp_path, capsys):
+    (tmp_path / "study.yaml").write_text(SETTINGS)
+    flags = ["--response.methods=ae", "--response.baselines=[]", "--response.pretraining.learning_rate=1e30"]
+    assert cli.main(["response", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "run"), *flags]) == 3
+    assert "ae: the loss of every setting became non-finite" in capsys.readouterr().err
+
+
+def test_signals_are_looked_at_between_baselines():
+    with pytest.raises(response_run.Interrupted):
+        response_run._look([15])()
