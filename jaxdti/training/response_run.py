@@ -25,7 +25,7 @@ from jaxdti.evaluation.response import (
     validation_auroc,
 )
 from jaxdti.models.autoencoders import normalise
-from jaxdti.training.loop import Interrupted, NonFiniteLoss, _stop_signals
+from jaxdti.training.loop import Interrupted, NonFiniteLoss
 from jaxdti.training.report import say
 from jaxdti.training.response_heads import Encoder, HeadFit, encoder_output, fit_heads, study_folds
 from jaxdti.training.response_objectives import SEPARATING, Profiles
@@ -40,6 +40,7 @@ from jaxdti.training.response_pretraining import (
 )
 from jaxdti.training.response_results import Entry, write_response_results
 from jaxdti.training.run import create_directory, describe_environment, is_free
+from jaxdti.training.signals import stop_signals
 
 __all__ = ["Interrupted", "NonFiniteLoss", "respond", "resume_response"]
 
@@ -101,7 +102,7 @@ def _run(config: Config, output: Path, study: Study) -> dict[str, Any]:
     write_json(output / "environment.json", describe_environment())
     for folder in ("pretraining", "stages", "embeddings"):
         (output / folder).mkdir(exist_ok=True)
-    with _stop_signals() as stopped:
+    with stop_signals() as stopped:
         entries = _baselines(config.response, study, output / "stages", stopped)
         snapshots = _pretrain_all(config.response, study, output / "pretraining", stopped)
         for method in config.response.methods:
