@@ -222,9 +222,8 @@ def _run(config: Config, output: Path, dataset: Dataset) -> dict[str, Any]:
         say(line)
     write_json(output / "environment.json", describe_environment())
     if config.adaptation.method != "none" and config.adaptation.source_only:
-        say("training without adaptation, to compare with")
         unadapted = AdaptationConfig(oracle=config.adaptation.oracle)
-        _run_beside(replace(config, adaptation=unadapted), output / SOURCE_ONLY, dataset)
+        _run_beside("without adaptation", replace(config, adaptation=unadapted), output / SOURCE_ONLY, dataset)
         say(f"adapting with {config.adaptation.method}")
     if config.transfer.mode != "none":
         return _run_transfer(config, output, dataset, started)
@@ -240,8 +239,7 @@ def _run_transfer(config: Config, output: Path, dataset: Dataset, started: float
         fitted, compared = fit_shallow(config, source, dataset)
         return write_results(config, output, dataset, fitted, started, compared)
     if config.transfer.scratch:
-        say("training from random weights, to compare with")
-        _run_beside(replace(config, transfer=TransferConfig()), output / SCRATCH, dataset)
+        _run_beside("from random weights", replace(config, transfer=TransferConfig()), output / SCRATCH, dataset)
         say(f"training from the source, mode {config.transfer.mode}")
     fitted = fit_replicas([Replica(alone, dataset.parts) for alone in single_configs(config)], dataset, output, source)
     compared = {"the source itself": evaluate_source(config, dataset, fitted.scorer, source)}
@@ -251,10 +249,11 @@ def _run_transfer(config: Config, output: Path, dataset: Dataset, started: float
     return write_results(config, output, dataset, fitted, started, compared)
 
 
-def _run_beside(config: Config, output: Path, dataset: Dataset) -> None:
+def _run_beside(how: str, config: Config, output: Path, dataset: Dataset) -> None:
     """A run to compare with, in a directory of its own and without baselines, unless it stands there already."""
     if (output / "summary.json").is_file():
         return
+    say(f"training {how}, to compare with")
     config = replace(config, output=replace(config.output, baselines=False))
     if not (output / "data.json").is_file():
         create_directory(output)
