@@ -294,7 +294,7 @@ class AdaptationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VectorsConfig:
-    """Networks on feature vectors with classes instead of pairs: methods of adaptation compared on several targets."""
+    """Networks on feature vectors with classes instead of pairs: methods of adaptation on several targets."""
 
     dataset: str | None = None
     """digits (ten in the source, five in shifted targets) | families (which protein family a compound binds)"""
