@@ -44,7 +44,7 @@ class ClasswiseDiscriminators(nn.Module):
             Discriminator,
             variable_axes={"params": 0, "batch_stats": 0},
             split_rngs={"params": True},
-            in_axes=(0, None),
+            in_axes=(0, None),  # pyright: ignore[reportArgumentType]
             axis_size=self.classes,
         )
         return stacked(self.features, name="each")(x, mask)

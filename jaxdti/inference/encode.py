@@ -121,8 +121,8 @@ def _check_fits(name: str, lengths: np.ndarray, size: int) -> None:
 
 
 def _batch(length: int, members: np.ndarray, most: int) -> int:
-    # On 2 CPU cores 8 proteins of 512 residues took 1.7 ms each, 64 took 3.7: the activations leave the caches. With 16,
-    # scoring met twice as many page faults and took twice the system time.
+    # On 2 CPU cores 8 proteins of 512 residues took 1.7 ms each, 64 took 3.7: the activations leave the caches. Scoring
+    # with 16 met twice as many page faults and took twice the system time.
     positions = 4096 if jax.default_backend() == "cpu" else 65536
     return max(1, min(positions // length, most, int(members.sum())))
 
