@@ -92,7 +92,7 @@ def test_the_objective_is_the_sum_of_its_parts_in_numpy(batchnorm):
     assert new["network"]["norm_0"]["mean"].shape == ((2, 8) if batchnorm == "separate" else (8,))
 
 
-@pytest.mark.parametrize("method", ADAPTATION_METHODS)
+@pytest.mark.parametrize("method", sorted(set(ADAPTATION_METHODS) - {"none", "san", "pada"}))  # those are below
 def test_every_method_trains(method):
     """Two replicas, of which one has a target smaller than a batch."""
     found = fit(method, [replica(0), replica(1, target=np.arange(30, 35))])
