@@ -1,11 +1,9 @@
 """The training loop: the host plans, the device runs chunks, and they meet at chunk ends only."""
 
 import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -38,6 +36,7 @@ from jaxdti.training.mesh import (
     to_host,
 )
 from jaxdti.training.method import Method, Replica
+from jaxdti.training.signals import stop_signals
 from jaxdti.training.state import TrainState
 from jaxdti.training.step import make_chunk, make_train_step
 
@@ -163,7 +162,7 @@ def fit(
         if is_lead():
             checkpoints.save(updates, arrays, kept, asdict(progress))
 
-    with _stop_signals() as stopped:
+    with stop_signals() as stopped:
         while progress.epoch < training.epochs and any(active := _active(progress, training.patience)):
             if method.wants_target_classes and progress.chunk == 0:
                 state = _predict_target_classes(replicas, method, scorer, state, mesh)
@@ -429,24 +428,3 @@ def _progress_line(progress: Progress, epochs: int, rows: int) -> dict[str, Any]
         "samples_per_second": speed,
         "eta_seconds": left / max(speed, 1e-9),
     }
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that receives SIGTERM or SIGINT; a second Ctrl-C stops at once. Only the main thread can listen."""
-    received: list[int] = []
-    previous = {}
-
-    def handler(number: int, frame: object) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    if threading.current_thread() is threading.main_thread():  # elsewhere the caller keeps its own handlers
-        for number in (signal.SIGTERM, signal.SIGINT):
-            previous[number] = signal.signal(number, handler)
-    try:
-        yield received
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)
