@@ -323,7 +323,7 @@ def test_a_signal_saves_at_the_chunks_end_and_resuming_repeats_the_unbroken_run(
 
 
 def test_a_second_ctrl_c_stops_at_once(problem):
-    memory = Memory()
+    memory, handler = Memory(), signal.getsignal(signal.SIGINT)
 
     def twice(number, rows):
         os.kill(os.getpid(), signal.SIGINT)
@@ -332,7 +332,7 @@ def test_a_second_ctrl_c_stops_at_once(problem):
     problem.hook.before = twice
     with pytest.raises(KeyboardInterrupt):
         problem.run(memory)
-    assert not memory.saved and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not memory.saved and signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_run_outside_the_main_thread_trains_without_signal_handlers(problem):
