@@ -21,9 +21,10 @@ import os, signal, sys
 import jax
 jax.config.update("jax_default_matmul_precision", "highest")
 from jaxdti.training import loop
+from jaxdti.training import method as method_module
 from jaxdti.cli import main
 
-real, seen, loop._CONTACT_CHUNKS = loop.pair_batch, [], 2
+real, seen, loop._CONTACT_CHUNKS = method_module.pair_batch, [], 2
 
 def hooked(table, rows):
     seen.append(rows)
@@ -31,7 +32,7 @@ def hooked(table, rows):
         os.kill(os.getpid(), signal.SIGTERM)
     return real(table, rows)
 
-loop.pair_batch = hooked
+method_module.pair_batch = hooked
 sys.exit(main(sys.argv[2:]))
 """
 

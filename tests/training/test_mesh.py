@@ -18,6 +18,7 @@ from jaxdti.config import save_config
 from jaxdti.data.interactions import DataError
 from jaxdti.data.load import load_data
 from jaxdti.training import loop
+from jaxdti.training import method as method_module
 from jaxdti.training import run as run_module
 from jaxdti.training.mesh import STATES, join_processes, make_mesh, put, take_replica
 from jaxdti.training.method import Replica
@@ -197,8 +198,8 @@ def contacts(tiny_config, tmp_path_factory):
             patch.setattr(run_module, "make_scorer", scorer)
             patch.setattr(loop, "over_replicas", over)
             patch.setattr(loop, "_CONTACT_SECONDS", 1e9)
-            for name in ("put", "to_host", "_collect", "pair_batch"):
-                patch.setattr(loop, name, counting(name, getattr(loop, name)))
+            for module, name in ((loop, "put"), (loop, "to_host"), (loop, "_collect"), (method_module, "pair_batch")):
+                patch.setattr(module, name, counting(name, getattr(module, name)))
             with log.at_level("DEBUG", "jax._src.dispatch"):
                 log.clear()
                 run_module.fit_replicas([Replica(config, dataset.parts)], dataset, tmp_path_factory.mktemp("run"))

@@ -16,7 +16,7 @@ import pytest
 
 from jaxdti.config import load_config, save_config
 from jaxdti.data.interactions import DataError
-from jaxdti.training import loop
+from jaxdti.training import method as method_module
 from jaxdti.training.checkpoints import load_weights, open_checkpoints
 from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.run import Interrupted, resume, train
@@ -80,7 +80,7 @@ class Killed(BaseException):
 @pytest.fixture
 def at_chunk(monkeypatch):
     """``at_chunk(n, action)`` runs the action before the n-th chunk from now."""
-    real, plan = loop.pair_batch, {}
+    real, plan = method_module.pair_batch, {}
 
     def hooked(table, rows):
         plan["count"] -= 1
@@ -88,7 +88,7 @@ def at_chunk(monkeypatch):
             plan["action"]()
         return real(table, rows)
 
-    monkeypatch.setattr(loop, "pair_batch", hooked)
+    monkeypatch.setattr(method_module, "pair_batch", hooked)
     return lambda count, action: plan.update(count=count, action=action)
 
 
@@ -129,10 +129,11 @@ jax.config.update("jax_default_matmul_precision", "highest")
 from dataclasses import replace
 from pathlib import Path
 from jaxdti.training import loop
+from jaxdti.training import method as method_module
 from jaxdti.cli import main
 
 kind, chunk, arguments = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
-real, seen = loop.pair_batch, []
+real, seen = method_module.pair_batch, []
 
 def dying_rename(*names, **options):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -145,7 +146,7 @@ def hooked(table, rows):
         os.kill(os.getpid(), getattr(signal, kind))
     return real(table, rows)
 
-loop.pair_batch = hooked
+method_module.pair_batch = hooked
 sys.exit(main(arguments))
 """
 

@@ -16,7 +16,8 @@ from jaxdti.data.load import load_data
 from jaxdti.data.splits import read_split
 from jaxdti.evaluation.metrics import concordance_index
 from jaxdti.inference.trained import load_run
-from jaxdti.training import loop, results
+from jaxdti.training import method as method_module
+from jaxdti.training import results
 from jaxdti.training import run as run_module
 from jaxdti.training.run import NonFiniteLoss, resume, train
 
@@ -238,14 +239,14 @@ def test_a_run_that_diverges_stops_with_its_last_checkpoint_intact(tiny_config, 
 
 
 def test_a_bad_label_late_in_a_run_leaves_the_checkpoint_of_the_last_good_epoch(tiny_config, tmp_path, monkeypatch):
-    real, seen = loop.pair_batch, []
+    real, seen = method_module.pair_batch, []
 
     def poisoned(table, rows):
         seen.append(rows)
         batch = real(table, rows)
         return batch.replace(label=np.full_like(batch.label, np.inf)) if len(seen) == 9 else batch
 
-    monkeypatch.setattr(loop, "pair_batch", poisoned)
+    monkeypatch.setattr(method_module, "pair_batch", poisoned)
     config, run = tiny_config(buckets=1), tmp_path / "run"
     with pytest.raises(NonFiniteLoss, match=r"^step 8 \(epoch 2\)"):
         train(config, run)
@@ -259,7 +260,7 @@ def test_encoding_each_protein_once_changes_no_result_without_dropout(tiny_confi
     config = tiny_config(batch_size=40, buckets=1, learning_rate=1e-4, model={"dropout": 0.0})
     train(config, tmp_path / "once")
     assert "64 residues, 16 proteins in" in capfd.readouterr().err
-    monkeypatch.setattr(loop, "shared_proteins", lambda table, chunks: {})
+    monkeypatch.setattr(method_module, "shared_proteins", lambda table, chunks: {})
     train(config, tmp_path / "each")
     assert "proteins in" not in capfd.readouterr().err
     once, each = (

@@ -18,7 +18,8 @@ from jaxdti.config import load_config, save_config
 from jaxdti.data.interactions import DataError
 from jaxdti.data.load import load_data
 from jaxdti.data.tables import read_table
-from jaxdti.training import loop, results
+from jaxdti.training import method as method_module
+from jaxdti.training import results
 from jaxdti.training import sweep as sweeping
 from jaxdti.training.grid import Range, combinations, draw, parse_grid, setting_config
 from jaxdti.training.run import train
@@ -314,7 +315,7 @@ def test_predict_and_evaluate_take_a_setting(finished, tmp_path, capsys):
 @pytest.fixture
 def stop_at_chunk(monkeypatch):
     """``stop_at_chunk(n)`` sends SIGTERM before the n-th chunk from now; returns the list of chunks begun since."""
-    real, plan = loop.pair_batch, {"at": -1}
+    real, plan = method_module.pair_batch, {"at": -1}
     begun: list[int] = []
 
     def hooked(table, rows):
@@ -323,7 +324,7 @@ def stop_at_chunk(monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return real(table, rows)
 
-    monkeypatch.setattr(loop, "pair_batch", hooked)
+    monkeypatch.setattr(method_module, "pair_batch", hooked)
 
     def stop(at: int) -> list[int]:
         plan["at"] = at
