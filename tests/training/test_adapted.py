@@ -17,14 +17,18 @@ from jaxdti.data.load import load_data
 from jaxdti.data.molecules import featurize_batch
 from jaxdti.data.sequences import encode_sequence
 from jaxdti.inference.predict import predict
+from jaxdti.inference.scoring import buckets_for
 from jaxdti.interop.drugban import from_torch, read_weights, to_torch
 from jaxdti.models.drugban import REFERENCE_ATOMS, REFERENCE_RESIDUES
+from jaxdti.training import loop
 from jaxdti.training.adapted import adapted_objective, domain_batch, plan_domains
 from jaxdti.training.checkpoints import load_weights
 from jaxdti.training.features import device_features
+from jaxdti.training.mesh import STATES, make_mesh, put
 from jaxdti.training.method import Replica
-from jaxdti.training.run import fit_replicas, train
-from jaxdti.training.state import hyper_parameters, init_variables
+from jaxdti.training.optimizer import make_optimizer
+from jaxdti.training.run import fit_replicas, make_method, train
+from jaxdti.training.state import hyper_parameters, init_replicas, init_variables
 
 METHODS = ("cdan", "san", "coral")  # the others differ in their loss alone: tests/adaptation
 
@@ -122,12 +126,11 @@ def test_other_target_labels_or_none_change_nothing(adapted_config, target_rows,
     with open(tmp_path / "none.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("SMILES", "Protein"), *(row[:2] for row in target_rows)])
     trained = []
-    for i, data in enumerate(({}, {"target": flipped}, {"target": str(tmp_path / "none.csv")})):
+    for i, data in enumerate(({"target": flipped}, {"target": str(tmp_path / "none.csv")})):
         config = adapted_config("cdan", data=data)
         train(config, tmp_path / str(i))
         trained.append(weights_of(config, tmp_path / str(i)))
-    for other in trained[1:]:
-        jax.tree.map(np.testing.assert_array_equal, trained[0], other)
+    jax.tree.map(np.testing.assert_array_equal, *trained)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -193,13 +196,21 @@ def test_replicas_adapt_as_they_would_alone(adapted_config, tmp_path):
     assert np.abs(scores(together, 0) - scores(together, 1)).max() > 3e-2
 
 
-def test_class_weights_are_the_mean_predictions_over_the_target(adapted_config, tmp_path):
+def test_class_weights_are_the_mean_predictions_over_the_target(adapted_config):
     config = adapted_config("san")
     dataset = load_data(config.data, config.task)
-    fitted = fit_replicas([Replica(config, dataset.parts)], dataset, tmp_path / "fit")
-    assert fitted.method.wants_target_classes
-    batch = dataclasses.replace(config, adaptation=dataclasses.replace(config.adaptation, class_weights="batch"))
-    assert not fit_replicas([Replica(batch, dataset.parts)], dataset, tmp_path / "batch").method.wants_target_classes
+    replicas = [Replica(config, dataset.parts)]
+    buckets = buckets_for(config.model, dataset.table, dataset.store, 1, 8)
+    method, mesh = make_method(replicas, dataset.table, buckets), make_mesh(1, 8)
+    state = init_replicas(method.init, make_optimizer(config.training, 1), [0], [hyper_parameters(config)])
+    np.testing.assert_array_equal(state.hyper["target_classes"], [[0.5, 0.5]])
+    logits = np.linspace(-1.0, 3.0, len(dataset.parts["target_train"]))
+    state = loop._predict_target_classes(replicas, method, lambda network, rows: logits, put(state, mesh, STATES), mesh)
+    positive = np.mean(1 / (1 + np.exp(-logits)))
+    np.testing.assert_allclose(state.hyper["target_classes"], [[1 - positive, positive]], rtol=1e-6)
+    batch = adapted_config("san", adaptation={"class_weights": "batch"})
+    assert method.wants_target_classes
+    assert not make_method([Replica(batch, dataset.parts)], dataset.table, buckets).wants_target_classes
 
 
 def test_source_only_is_trained_beside_it(adapted_config, tmp_path):
