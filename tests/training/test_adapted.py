@@ -30,7 +30,7 @@ from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.run import fit_replicas, make_method, train
 from jaxdti.training.state import hyper_parameters, init_replicas, init_variables
 
-METHODS = ("cdan", "san", "coral")  # the others differ in their loss alone: tests/adaptation
+METHODS = ("cdan", "san")  # the others differ in their loss alone: tests/adaptation
 
 
 @pytest.fixture(scope="module")
