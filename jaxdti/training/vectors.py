@@ -129,24 +129,24 @@ def fit_vectors(
     batch_size = min(config.batch_size, max(len(replica.train) for replica in replicas))
     steps = max(_steps(replica, batch_size) for replica in replicas)
     seeds = np.asarray([replica.seed for replica in replicas], np.int32)
-    start: dict[str, Any] = _initialiser(init)(seeds) if variables is None else variables
-    held = jax.eval_shape(jax.vmap(method.network), start)
-    outputs = jax.eval_shape(_predictor(model, features.ndim == 3), held, features, np.zeros(1, np.int32)).shape[-1]
-    hyper = [_hyper(replica, task, outputs) for replica in replicas]
     apart = runs_one_by_one()
+    members = range(count) if apart else [slice(None)]  # whom one program call trains
+    shapes = jax.eval_shape(init, seeds[0]) if variables is None else jax.eval_shape(partial(_take, which=0), variables)
+    held = jax.eval_shape(method.network, shapes)
+    one_features = features[0] if features.ndim == 3 else features
+    predicted = jax.eval_shape(partial(_predict, model), held, one_features, np.zeros(1, np.int32))
+    hyper = [_hyper(replica, task, predicted.shape[-1]) for replica in replicas]
+    stacked_hyper = jax.tree.map(lambda *leaves: np.stack(leaves), *hyper)
     begin, run = _programs(model, method, task, config, steps, select, features.ndim == 3, apart)
-    fits = _Fit(
-        state=begin(start, seeds, jax.tree.map(lambda *leaves: np.stack(leaves), *hyper)),
-        best=jax.tree.map(jnp.copy, start) if select else {},
-        best_value=jnp.full(count, jnp.nan),
-        best_epoch=jnp.zeros(count, jnp.int32),
-        epoch=jnp.zeros(count, jnp.int32),
-    )
+    draw = _initialiser(init, apart)
+    fits = []
+    for member in members:
+        start = draw(seeds[member]) if variables is None else _take(variables, member)
+        fits.append(begin(start, seeds[member], _take(stacked_hyper, member)))
     total = max(_epochs(replica, config) for replica in replicas)
     together = min(max(1, _STEPS_A_CALL // steps), total)
     validation = _validation(replicas) if select else None
     targets = _targets(replicas) if method.refresh else None
-    fits = [_take(fits, i) for i in range(count)] if apart else [fits]
     loss, value = (np.full((count, total), np.nan, np.float32) for _ in range(2))
     for first in range(0, total, together):
         epochs = range(first, first + together)
@@ -332,8 +332,8 @@ def _hyper(replica: VectorReplica, task: str, outputs: int) -> dict[str, np.ndar
 
 
 @lru_cache(maxsize=8)
-def _initialiser(init: Callable[[Array], dict[str, Any]]):
-    return jax.jit(jax.vmap(init))
+def _initialiser(init: Callable[[Array], dict[str, Any]], one_by_one: bool):
+    return jax.jit(init if one_by_one else jax.vmap(init))
 
 
 def _steps(replica: VectorReplica, batch_size: int) -> int:
@@ -410,7 +410,7 @@ def _programs(
     own_features: bool,
     one_by_one: bool,
 ):
-    """``begin(variables, seeds, hyper)``, fresh states stacked on axis 0, and
+    """``begin(variables, seed, hyper)``, a fresh ``_Fit`` of one replica or of all, stacked on axis 0, and
     ``run(fits, batches, counts, features, validation, targets) -> (fits, (trained, loss, value))``, each [R, E].
 
     One by one, ``fits`` holds every replica for itself: a loop of the program over stacked ones would copy each state
@@ -418,8 +418,9 @@ def _programs(
     """
     tx, patience = make_optimizer(config, steps, method.rate_of), config.patience
 
-    def begin(variables: dict[str, Any], seed: Array, hyper: dict[str, Array]) -> TrainState:
-        return TrainState(
+    def begin(variables: dict[str, Any], seed: Array, hyper: dict[str, Array]) -> _Fit:
+        variables = jax.tree.map(jnp.copy, variables)  # a program gives its state up, not what the caller holds
+        state = TrainState(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
             batch_stats=variables.get("batch_stats", {}),
@@ -428,6 +429,9 @@ def _programs(
             hyper=hyper,
             first_bad=jnp.full((), -1, jnp.int32),
         )
+        nothing = jnp.zeros((), jnp.int32)
+        best = jax.tree.map(jnp.copy, variables) if select else {}
+        return _Fit(state=state, best=best, best_value=jnp.full((), jnp.nan), best_epoch=nothing, epoch=nothing)
 
     def validate(state: TrainState, features: Array, rows: VectorBatch) -> Array:
         variables: Any = method.network({"params": state.params, "batch_stats": state.batch_stats})
@@ -507,19 +511,20 @@ def _programs(
         records = jax.device_get([records for _, records in done])
         return [fit for fit, _ in done], [np.stack(values) for values in zip(*records, strict=True)]
 
-    return jax.jit(jax.vmap(begin)), run
+    return jax.jit(begin if one_by_one else jax.vmap(begin)), run
 
 
-def _take(tree: Any, i: int) -> Any:
-    """Replica ``i`` of what is stacked on axis 0."""
-    return jax.tree.map(lambda leaf: leaf[i], tree)
+def _take(tree: Any, which: int | slice) -> Any:
+    """A replica of what is stacked on axis 0, or all of them."""
+    return jax.tree.map(lambda leaf: leaf[which], tree)
 
 
 @lru_cache(maxsize=32)
 def _predictor(model: nn.Module, own_features: bool):
     """``run(variables, features, rows) -> [R, rows, outputs]``."""
+    return jax.jit(map_replicas(partial(_predict, model), (0, 0 if own_features else None, None)))
 
-    def one(variables: dict[str, Any], features: Array, rows: Array):
-        return model.apply(variables, features[rows], jnp.ones(rows.shape, bool), train=False)
 
-    return jax.jit(map_replicas(one, (0, 0 if own_features else None, None)))
+def _predict(model: nn.Module, variables: dict[str, Any], features: Array, rows: Array | np.ndarray) -> Any:
+    """[rows, outputs] of one network."""
+    return model.apply(variables, features[rows], jnp.ones(rows.shape, bool), train=False)
