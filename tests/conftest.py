@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 from hypothesis import settings
+from jax.experimental.compilation_cache import compilation_cache
 
 import jaxdti  # noqa: F401  before any computation: it turns a faulty fusion of some JAX releases off
 
@@ -26,6 +27,34 @@ def private_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXDTI_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """The directory of the compiled programs, which the processes of one test run share."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "programs"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compile_fast_and_once(programs):
+    """Halves the compilation, and shares it: a run builds its programs anew, so the jit cache does not help."""
+    settings = {
+        "jax_compilation_cache_dir": str(programs),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings} | {"jax_disable_most_optimizations": False}
+    settings["jax_disable_most_optimizations"] = True
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield {name.upper(): str(value) for name, value in settings.items()}
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 def _shared_directory(variable: str, name: str) -> Path:

@@ -56,3 +56,8 @@ def discriminator():
 def classwise(discriminator):
     """``classwise(weights)``: x [K, 2, B, F] -> [K, 2, B, 2], each class on an input of its own."""
     return lambda w: lambda x, mask: jax.vmap(lambda w, x: discriminator(w)(x, mask))(w, x)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fast(compile_fast_and_once):
+    """Every test here is mostly compilation."""

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from jaxdti.config import Config, DataConfig, ModelConfig, OutputConfig, TrainingConfig
 from jaxdti.layers.dropout import dropout
@@ -34,29 +33,9 @@ TRAINING = TrainingConfig(epochs=3, batch_size=8, learning_rate=3e-3, buckets=2,
 OUTPUT = OutputConfig(baselines=False, tensorboard=False, bootstrap=20)
 
 
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory):
-    """The directory of the compiled programs."""
-    return tmp_path_factory.mktemp("programs")
-
-
 @pytest.fixture(scope="module", autouse=True)
-def compile_fast_and_once(programs):
-    """Halves the compilation, and shares it: a run builds its programs anew, so the jit cache does not help."""
-    settings = {
-        "jax_compilation_cache_dir": str(programs),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-        "jax_persistent_cache_min_entry_size_bytes": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings} | {"jax_disable_most_optimizations": False}
-    settings["jax_disable_most_optimizations"] = True
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield {name.upper(): str(value) for name, value in settings.items()}
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+def fast(compile_fast_and_once):
+    """Every test here is mostly compilation."""
 
 
 def _pairs() -> list[tuple[str, str, int, float]]:
