@@ -269,6 +269,9 @@ class AdaptationConfig:
     """san, pada: mean predictions over all target pairs, anew in each epoch (target), or over the batch's (batch)"""
     target_entropy: float = 0.0
     """weight of the mean prediction entropy of target pairs in the loss"""
+    selection: str = "source"
+    """what chooses the epoch, never a target label: source (validation score) | information (of the predictions on
+    target pairs) | importance (validation loss, weighted towards the target)"""
     source_only: bool = True
     """train without adaptation first, to compare with"""
     oracle: bool = False
@@ -279,6 +282,9 @@ class AdaptationConfig:
         _choose("adaptation.schedule", self.schedule, ("ramp", "constant"))
         _choose("adaptation.batchnorm", self.batchnorm, ("separate", "joint"))
         _choose("adaptation.class_weights", self.class_weights, ("target", "batch"))
+        _choose("adaptation.selection", self.selection, ("source", "information", "importance"))
+        if self.method == "none" and self.selection != "source":
+            raise ValueError(f"adaptation.selection={self.selection} needs an adaptation.method")
         for name in ("strength", "start", "target_entropy"):
             _between(f"adaptation.{name}", getattr(self, name), 0)
         if self.discriminator_learning_rate is not None:
@@ -684,8 +690,11 @@ class Config:
             )
         if self.transfer.mode != "none":
             self._check_transfer()
-        if self.task == "regression" and self.adaptation.target_entropy:
-            raise ValueError("adaptation.target_entropy works with class predictions, which task=regression has not")
+        if self.task == "regression" and (self.adaptation.target_entropy or self.adaptation.selection == "information"):
+            raise ValueError(
+                "adaptation.target_entropy and adaptation.selection=information work with class predictions, which "
+                "task=regression has not"
+            )
         if self.task == "regression" and self.model.logits != 1:
             raise ValueError(
                 f"model.logits={self.model.logits} is a classification head; task=regression needs model.logits=1"

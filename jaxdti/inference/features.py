@@ -1,5 +1,6 @@
 """The joint features of pairs: what the decoder sees, and what methods between domains align."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,17 +12,16 @@ from jaxdti.data.interactions import InteractionTable
 from jaxdti.models.drugban import DrugBAN
 from jaxdti.training.features import DeviceFeatures
 
+JointFeatures = Callable[[dict[str, Any], np.ndarray], np.ndarray]  # (variables, table rows [N]) -> [N, F]
 
-def joint_features(
-    config: ModelConfig,
-    features: DeviceFeatures,
-    table: InteractionTable,
-    buckets: Buckets,
-    batch_size: int,
-    variables: dict[str, Any],
-    rows: np.ndarray,
-) -> np.ndarray:
-    """float32 [len(rows), joint_features] of the table rows, in their order; BatchNorm uses the running statistics."""
+
+def make_joint_features(
+    config: ModelConfig, features: DeviceFeatures, table: InteractionTable, buckets: Buckets, batch_size: int
+) -> JointFeatures:
+    """Joint features float32 of table rows, in their order; BatchNorm uses the running statistics.
+
+    Programs are compiled once a bucket, at its first use.
+    """
     model, programs = DrugBAN(config), {}
 
     def program(shape):
@@ -32,13 +32,16 @@ def joint_features(
 
         return jax.jit(run)
 
-    found = np.zeros((len(rows), config.joint_features), np.float32)
-    place = {int(row): i for i, row in enumerate(rows)}
-    for chunk in plan_evaluation(rows, buckets, batch_size):
-        if chunk.bucket not in programs:
-            programs[chunk.bucket] = program(buckets.shapes[chunk.bucket])
-        members = chunk.rows[0]
-        joint = programs[chunk.bucket](variables, features, pair_batch(table, members))
-        kept = members >= 0
-        found[[place[int(row)] for row in members[kept]]] = np.asarray(joint)[kept]
-    return found
+    def joint_features(variables: dict[str, Any], rows: np.ndarray) -> np.ndarray:
+        found = np.zeros((len(rows), config.joint_features), np.float32)
+        place = {int(row): i for i, row in enumerate(rows)}
+        for chunk in plan_evaluation(rows, buckets, batch_size):
+            if chunk.bucket not in programs:
+                programs[chunk.bucket] = program(buckets.shapes[chunk.bucket])
+            members = chunk.rows[0]
+            joint = programs[chunk.bucket](variables, features, pair_batch(table, members))
+            kept = members >= 0
+            found[[place[int(row)] for row in members[kept]]] = np.asarray(joint)[kept]
+        return found
+
+    return joint_features

@@ -4,7 +4,7 @@ Every step takes as many target pairs as source pairs, from the same length buck
 once, by default each domain with batch statistics of its own, and the method of ``jaxdti.adaptation`` compares them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from scipy.special import expit
 
 from jaxdti.adaptation.domains import SOURCE, TARGET, Domains
 from jaxdti.adaptation.methods import CLASS_WEIGHTED, adaptation_loss, adaptation_strength, init_adaptation
@@ -20,13 +21,18 @@ from jaxdti.adaptation.san import class_weights, target_entropy
 from jaxdti.config import Config
 from jaxdti.data.batches import Buckets, Chunk, PairBatch, Shape, pair_batch, plan_epoch
 from jaxdti.data.interactions import DataError, InteractionTable
+from jaxdti.evaluation.selection import deep_embedded_validation, importance_weights, prediction_information
+from jaxdti.inference.features import JointFeatures
+from jaxdti.inference.scoring import Scorer
 from jaxdti.models.drugban import DrugBAN
 from jaxdti.training.features import DeviceFeatures
-from jaxdti.training.method import Method, Replica, Variables
+from jaxdti.training.loop import label_scale
+from jaxdti.training.method import Judge, Method, Replica, Variables
 from jaxdti.training.objectives import Objective, masked_mean, pair_losses
 from jaxdti.training.state import init_variables
 
 _MOMENTUM = 0.9  # of the running statistics
+_MOST_COMPARED = 2000  # pairs of each domain, to tell source from target by their features
 
 
 def adapted(replicas: Sequence[Replica], table: InteractionTable, buckets: Buckets, steps: int) -> Method:
@@ -59,6 +65,29 @@ def check_target(config: Config, parts: dict[str, np.ndarray]) -> None:
             f"adaptation.method={config.adaptation.method} needs unlabelled target pairs: a cluster split (data.split: "
             "cluster, or a dataset such as biosnap/cluster), or data.target"
         )
+
+
+def target_judge(config: Config, table: InteractionTable, scorer: Scorer, joint: JointFeatures) -> Judge:
+    """What selects the epoch by ``adaptation.selection``: a number from target pairs, without their labels."""
+
+    def information(replica: Replica, network: Callable[[str], Variables]) -> float:
+        return prediction_information(expit(scorer(network("target_train"), replica.parts["target_train"])))
+
+    def importance(replica: Replica, network: Callable[[str], Variables]) -> float:
+        rows = replica.parts["validation"]
+        score, label = np.asarray(scorer(network("validation"), rows), np.float64), table.label[rows]
+        mean, sd = label_scale(table, replica)
+        regression = config.task == "regression"
+        loss = (score - (label - mean) / sd) ** 2 if regression else np.logaddexp(0.0, score * (1.0 - 2.0 * label))
+        source, target = (joint(network(part), _sample(replica.parts[part])) for part in ("train", "target_train"))
+        weight = importance_weights(source, target, joint(network("validation"), rows))
+        return -deep_embedded_validation(loss, weight)
+
+    return {"information": information, "importance": importance}[config.adaptation.selection]
+
+
+def _sample(rows: np.ndarray) -> np.ndarray:
+    return np.sort(np.random.default_rng(0).permutation(rows)[:_MOST_COMPARED])
 
 
 def plan_domains(

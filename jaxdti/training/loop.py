@@ -357,8 +357,8 @@ def _finish_epoch(
     for i, (replica, member) in enumerate(zip(replicas, progress.members, strict=True)):
         if not active[i] or member.failed:
             continue
-        network = method.network(take_replica(state.variables, i, mesh), "validation")
-        scores = of_lead(scorer(network, replica.parts["validation"]))
+        network = partial(method.network, take_replica(state.variables, i, mesh))
+        scores = of_lead(scorer(network("validation"), replica.parts["validation"]))
         if bad := int(np.sum(~np.isfinite(scores))):
             reason = (
                 f"step {steps[i] - 1} (epoch {progress.epoch + 1}, its last): {bad} of {len(scores)} validation "
@@ -367,17 +367,19 @@ def _finish_epoch(
             _give_up(progress, i, reason, report)
             continue
         metrics = validate(table, replica.config.task, label_scale(table, replica), replica.parts["validation"], scores)
+        record = {f"validation_{name}": number for name, number in metrics.items()}
         value = metrics[SELECTION[replica.config.task]]
+        if method.judge is not None:
+            value = float(of_lead(np.asarray(method.judge(replica, network))))
+            record["selection_" + replica.config.adaptation.selection] = value
         # Where the score is undefined (validation labels all equal), the last epoch counts as the best; ties stay with
         # the earlier epoch.
         better[i] = member.best_value is None or (np.isfinite(value) and not value <= member.best_value)
         if better[i]:
             member.best_value = float(value) if np.isfinite(value) else None
             member.best_epoch = progress.epoch + 1
-        record = {f"validation_{name}": number for name, number in metrics.items()}
         if replica.config.adaptation.oracle:
-            network = method.network(take_replica(state.variables, i, mesh), "test")
-            scores = of_lead(scorer(network, replica.parts["test"]))
+            scores = of_lead(scorer(network("test"), replica.parts["test"]))
             metrics = validate(table, replica.config.task, label_scale(table, replica), replica.parts["test"], scores)
             record |= {f"oracle_{name}": number for name, number in metrics.items()}
         records.append((i, record))

@@ -29,6 +29,9 @@ class Replica:
     parts: dict[str, np.ndarray]  # int64 table rows of "train" and "validation", and of "target_train" to adapt to
 
 
+Judge = Callable[[Replica, Callable[[str], Variables]], float]  # of a replica and the network that scores a part
+
+
 @dataclass(frozen=True)
 class Method:
     """One kind of training, for all replicas of a run."""
@@ -45,6 +48,7 @@ class Method:
     inputs: Any = None  # what the objective gets in place of the features, where it does
     buckets: Buckets | None = None  # those of its batches and scores, where they are others
     scorer: Scorer | None = None  # scores networks in its own way
+    judge: Judge | None = None  # selects the epoch, instead of the validation score
 
 
 def supervised(replicas: Sequence[Replica], table: InteractionTable, buckets: Buckets, steps: int) -> Method:

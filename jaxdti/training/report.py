@@ -90,9 +90,8 @@ class RunReporter:
                 if name not in ("epoch", "step"):
                     writer.add_scalar(name, value, record["step"])
             writer.flush()
-        scores = "  ".join(
-            f"{name.replace('_', ' ')} {value:.4f}" for name, value in record.items() if name.startswith("validation_")
-        )
+        shown = [name for name in record if name.startswith(("validation_", "selection_"))]
+        scores = "  ".join(f"{name.replace('_', ' ')} {record[name]:.4f}" for name in shown)
         left = (self._epochs - record["epoch"]) * record["seconds"] / record["epoch"]
         say(
             f"{self._name(replica)}epoch {record['epoch']}/{self._epochs}  loss {record['loss']:.4f}  {scores}  "

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,10 @@ from jaxdti.data.interactions import DataError, InteractionTable
 from jaxdti.data.load import Dataset, load_data
 from jaxdti.data.named import write_json
 from jaxdti.data.splits import table_identity, write_split
-from jaxdti.inference.features import joint_features
+from jaxdti.inference.features import make_joint_features
 from jaxdti.inference.scoring import buckets_for, make_scorer
 from jaxdti.inference.trained import TrainedRun, load_run
-from jaxdti.training.adapted import adapted, check_target
+from jaxdti.training.adapted import adapted, check_target, target_judge
 from jaxdti.training.checkpoints import open_checkpoints
 from jaxdti.training.features import device_features, feature_bytes, host_features
 from jaxdti.training.loop import (
@@ -315,6 +314,9 @@ def fit_replicas(
             tell(f"computed the outputs of the frozen part in {time.perf_counter() - started:.1f} s")
             features = put(method.inputs, mesh, REPLICATED)
     buckets, scorer = method.buckets or buckets, method.scorer or scorer
+    joint = make_joint_features(config.model, scored, table, padded, training.batch_size)
+    if config.adaptation.selection != "source":
+        method = replace(method, judge=target_judge(config, table, scorer, joint))
     tx = make_optimizer(training, steps_per_epoch(replicas[0], buckets), method.rate_of, method.share_of)
     hyper = [hyper_parameters(r.config, class_weights(table, r), label_scale(table, r)) for r in replicas]
     state = init_replicas(method.init, tx, [r.config.training.seed for r in replicas], hyper)
@@ -331,7 +333,6 @@ def fit_replicas(
                 replicas, method, table, features, buckets, scorer, tx, state, best, progress, checkpoints, report
             )
     members = [take_replica(best, i, mesh) for i in range(len(replicas))]
-    joint = partial(joint_features, config.model, scored, table, padded, training.batch_size)
     return Fitted(replicas, method, scorer, joint, members, progress)
 
 

@@ -14,7 +14,7 @@ from jaxdti.data.batches import Shape, one_bucket
 from jaxdti.data.interactions import DataError
 from jaxdti.data.load import Dataset
 from jaxdti.evaluation.calibration import Calibration
-from jaxdti.inference.features import joint_features
+from jaxdti.inference.features import make_joint_features
 from jaxdti.inference.scoring import Scorer, buckets_for
 from jaxdti.inference.shallow import logistic_regressions, random_forest, support_vectors
 from jaxdti.inference.trained import TrainedRun, write_model_card
@@ -95,7 +95,7 @@ def fit_shallow(config: Config, source: TrainedRun, dataset: Dataset) -> tuple[F
     (member,) = source.members
     say(f"computing the joint features of {len(rows):,} pairs")
     features = device_features(dataset.store)
-    joint[rows] = joint_features(model, features, table, buckets, size, member.variables, rows)
+    joint[rows] = make_joint_features(model, features, table, buckets, size)(member.variables, rows)
 
     replica = Replica(config, parts)
     low, high = class_weights(table, replica)

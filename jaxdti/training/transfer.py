@@ -24,7 +24,7 @@ from jaxdti.config import Config, ModelConfig
 from jaxdti.data.batches import Buckets, PairBatch, Shape, one_bucket, pair_batch, plan_evaluation
 from jaxdti.data.interactions import DataError, InteractionTable
 from jaxdti.inference.encode import Entities, drug_entities, encoder_batches, protein_entities
-from jaxdti.inference.features import joint_features
+from jaxdti.inference.features import make_joint_features
 from jaxdti.inference.scoring import Scorer
 from jaxdti.inference.trained import Weights
 from jaxdti.models.drugban import PARTS, DrugBAN, depth, score, share_proteins
@@ -300,7 +300,7 @@ def frozen_outputs(
     if whole("pooling"):
         _check_size(config, len(table) * model.joint_features, 4)
         joint = np.zeros((len(table), model.joint_features), np.float32)
-        joint[rows] = joint_features(model, features, table, buckets, size, source, rows)
+        joint[rows] = make_joint_features(model, features, table, buckets, size)(source, rows)
         return FrozenOutputs(features, joint=jnp.asarray(joint))
     if model.reference:  # its padding counts, so that its encodings are as large as they can be
         return FrozenOutputs(features)

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -221,6 +222,27 @@ def test_source_only_is_trained_beside_it(adapted_config, tmp_path):
     assert (tmp_path / "run" / "source_only" / "weights").exists() and (tmp_path / "run" / "domains.png").stat().st_size
     frame = pq.read_table(tmp_path / "run" / "domains.parquet")
     assert set(frame["domain"].to_pylist()) == {"source", "target"}
+
+
+@pytest.mark.parametrize("selection", ["information", "importance"])
+def test_the_target_selects_the_epoch_without_its_labels(adapted_config, target_rows, tmp_path, selection):
+    config = adapted_config("mmd", adaptation={"selection": selection}, epochs=3)
+    summary = train(config, tmp_path / "run")
+    history = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    values = [record[f"selection_{selection}"] for record in history]
+    assert len(set(values)) == 3 and summary["best_epoch"] == 1 + int(np.argmax(values))
+    if selection == "information":
+        assert 0.0 < min(values) <= max(values) < np.log(2.0)
+    other = write_pairs(tmp_path / "other.csv", [(drug, protein, 1 - y, 9.0) for drug, protein, y, _ in target_rows])
+    flipped = train(dataclasses.replace(config, data=dataclasses.replace(config.data, target=other)), tmp_path / "flip")
+    assert flipped["best_epoch"] == summary["best_epoch"] and flipped["test"] == summary["test"]
+
+
+def test_selection_needs_a_method_and_information_needs_classes():
+    with pytest.raises(DataError, match="adaptation.selection=importance needs an adaptation.method"):
+        config_from_dict({"adaptation": {"selection": "importance"}})
+    with pytest.raises(DataError, match="class predictions"):
+        config_from_dict({"task": "regression", "adaptation": {"method": "mmd", "selection": "information"}})
 
 
 def test_nothing_to_adapt_to_is_an_error(tiny_config, tmp_path):

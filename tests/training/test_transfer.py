@@ -24,7 +24,7 @@ from jaxdti.config import Config, ModelConfig, TrainingConfig, TransferConfig
 from jaxdti.data.batches import Shape, pair_batch
 from jaxdti.data.interactions import DataError
 from jaxdti.data.load import load_data
-from jaxdti.inference.features import joint_features
+from jaxdti.inference.features import make_joint_features
 from jaxdti.inference.scoring import buckets_for, make_scorer
 from jaxdti.inference.trained import Weights, load_run
 from jaxdti.models.drugban import PARTS, DrugBAN, depth
@@ -396,7 +396,7 @@ def test_shallow_classifiers_learn_on_the_joint_features(tiny_config, source, tm
     _, dataset, features, buckets = pieces
     parts, label = dataset.parts, dataset.table.label
     rows = np.arange(len(label))
-    joint = joint_features(config.model, features, dataset.table, buckets, 8, source[1], rows)
+    joint = make_joint_features(config.model, features, dataset.table, buckets, 8)(source[1], rows)
     network = network_of(tmp_path / "run")["params"]["decoder"]["hidden_0"]["dense"]
     linear = joint @ network["kernel"][:, 0] + network["bias"][0]
     scores = load_run(tmp_path / "run").score(dataset.table, dataset.store)
