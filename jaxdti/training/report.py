@@ -132,6 +132,16 @@ def show_results(config: Config, summary: dict[str, Any], output: Path) -> None:
                 print(f"single replicas: test {metric.replace('_', ' ')} {mean:.3f} ± {sd:.3f} (mean ± sd of {kept})")
         if kept < len(replicas):
             print(f"{len(replicas) - kept} of {len(replicas)} replicas failed: see summary.json")
+    for other, differences in summary.get("difference_to", {}).items():
+        metric = INTERVALS[task][0]
+        if metric not in differences:
+            continue
+        text = f"test {metric.replace('_', ' ')} less that of {other.replace('_', ' ')}: {differences[metric]:+.3f}"
+        if low_high := differences.get(f"{metric}_ci"):
+            text += " (95 % interval {:+.3f} to {:+.3f})".format(*low_high)
+        if by_seed := differences.get(f"{metric}_seeds"):
+            text += ", seed by seed {:+.3f} ± {:.3f}".format(*by_seed)
+        print(text)
     for network, distance in summary.get("domain_gap", {}).items():
         print(f"proxy A-distance of the domains, {network.replace('_', ' ')}: {distance:.2f} (0 alike, 2 apart)")
     best = summary["best_epoch"]

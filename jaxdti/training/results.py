@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from jaxdti.config import Config, save_config
 from jaxdti.data.load import Dataset
@@ -17,7 +18,8 @@ from jaxdti.data.tables import write_table
 from jaxdti.evaluation.baselines import evaluate_baselines
 from jaxdti.evaluation.calibration import Calibration, fit_calibration
 from jaxdti.evaluation.domain_gap import domain_table, draw_domains, proxy_a_distance
-from jaxdti.evaluation.evaluation import evaluate_part, json_ready
+from jaxdti.evaluation.evaluation import INTERVALS, evaluate_part, json_ready
+from jaxdti.evaluation.intervals import paired_difference_interval, unseen_groups
 from jaxdti.inference.scoring import Scorer
 from jaxdti.inference.trained import load_run, write_model_card
 from jaxdti.training.checkpoints import save_weights
@@ -26,7 +28,7 @@ from jaxdti.training.method import Method, Replica, Variables
 from jaxdti.training.report import say, show_results
 
 SCORED_PARTS = ("validation", "test")
-SOURCE_ONLY = "source_only"  # folder, and name in the summary, of the run without adaptation
+SOURCE_ONLY, SCRATCH = "source_only", "scratch"  # folders of the runs to compare with, and names in the summary
 _LEAST_POINTS, _MOST_POINTS = 8, 1000  # pairs of each domain, to tell how far the domains lie apart
 
 
@@ -72,6 +74,9 @@ def write_results(
         summary |= compare_domains(output, dataset, fitted)
     if compared:
         summary["compared"] = compared
+    beside = [folder for folder in (SOURCE_ONLY, SCRATCH) if (output / folder / "summary.json").is_file()]
+    if beside:
+        summary["difference_to"] = {name: paired_differences(config, output, name, dataset, summary) for name in beside}
     summary["baselines"] = _baselines(config, output, dataset)
     if dataset.ceiling is not None:
         summary["ceiling_auroc"] = dataset.ceiling
@@ -109,6 +114,42 @@ def compare_domains(output: Path, dataset: Dataset, fitted: Fitted) -> dict[str,
     write_table(table, output / "domains.parquet")
     draw_domains(table, titles, output / "domains.png")
     return found | {"domain_gap": gap}
+
+
+def paired_differences(
+    config: Config, output: Path, beside: str, dataset: Dataset, summary: dict[str, Any]
+) -> dict[str, Any]:
+    """Test metrics of the run less those of the one in the folder ``beside``, both on the same pairs.
+
+    ``<metric>_ci`` has the 95 % interval, drugs or proteins resampled as in those of the metrics; ``<metric>_seeds``
+    the mean and the sample sd of the differences seed by seed, where there are replicas.
+    """
+    other = json.loads((output / beside / "summary.json").read_text(encoding="utf-8"))
+    parts, found = dataset.parts, {}
+    label = dataset.table.label[parts["test"]]
+    known = np.isfinite(label)
+    scores = [
+        pq.read_table(folder / "predictions.parquet", columns=["score"], filters=[("split", "=", "test")])["score"]
+        for folder in (output, output / beside)
+    ]
+    mine, theirs = (column.to_numpy()[known] for column in scores)
+    groups = unseen_groups(dataset.table, parts["train"], parts["test"][known])
+    pairs = [
+        (row["test"], against["test"])
+        for row, against in zip(summary.get("replicas", []), other.get("replicas", []), strict=True)
+        if "failed" not in row and "failed" not in against
+    ]
+    for metric in INTERVALS[config.task]:
+        if summary["test"][metric] is None:  # undefined, as with labels of one class
+            continue
+        found[metric] = summary["test"][metric] - other["test"][metric]
+        if config.output.bootstrap:
+            resampled = {"groups": groups, "resamples": config.output.bootstrap}
+            found[f"{metric}_ci"] = list(paired_difference_interval(metric, label[known], mine, theirs, **resampled))
+        if len(pairs) > 1:
+            differences = [row[metric] - against[metric] for row, against in pairs]
+            found[f"{metric}_seeds"] = [float(np.mean(differences)), float(np.std(differences, ddof=1))]
+    return found
 
 
 def _sample(rows: np.ndarray) -> np.ndarray:

@@ -46,7 +46,7 @@ from jaxdti.training.mesh import REPLICATED, is_lead, local, make_mesh, put, tak
 from jaxdti.training.method import Method, Replica, supervised, with_frozen
 from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.report import RunReporter, say
-from jaxdti.training.results import SOURCE_ONLY, Fitted, write_results
+from jaxdti.training.results import SCRATCH, SOURCE_ONLY, Fitted, write_results
 from jaxdti.training.shallow import copy_network, evaluate_source, fit_shallow, linear_head
 from jaxdti.training.state import hyper_parameters, init_replicas
 from jaxdti.training.step import chunk_steps
@@ -54,7 +54,7 @@ from jaxdti.training.transfer import check_architecture, frozen_and_fresh, trans
 
 __all__ = ["Interrupted", "NonFiniteLoss", "resume", "train", "transfer"]
 
-SOURCE, SCRATCH = "source", "scratch"  # folders of a transferred run
+SOURCE = "source"  # folder of the network that a transferred run starts from
 
 
 def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:

@@ -214,12 +214,21 @@ def test_class_weights_are_the_mean_predictions_over_the_target(adapted_config):
     assert not make_method([Replica(batch, dataset.parts)], dataset.table, buckets).wants_target_classes
 
 
-def test_source_only_is_trained_beside_it(adapted_config, tmp_path):
-    config = adapted_config("dann", adaptation={"source_only": True})
+def test_source_only_is_trained_beside_it(adapted_config, tmp_path, capfd):
+    config = adapted_config("dann", adaptation={"source_only": True}, replicas=2)
     summary = train(config, tmp_path / "run")
+    plain = json.loads((tmp_path / "run" / "source_only" / "summary.json").read_text())
+    difference, auroc = summary["difference_to"]["source_only"], lambda run: run["test"]["auroc"]
+    assert difference["auroc"] == pytest.approx(auroc(summary) - auroc(plain))
+    by_seed = [auroc(mine) - auroc(other) for mine, other in zip(summary["replicas"], plain["replicas"], strict=True)]
+    assert difference["auroc_seeds"] == pytest.approx([np.mean(by_seed), np.std(by_seed, ddof=1)])
+    low, high = difference["auroc_ci"]
+    assert low <= difference["auroc"] <= high and "test auroc less that of source only" in capfd.readouterr().out
     assert 0 <= summary["source_only"]["test"]["auroc"] <= 1
     assert set(summary["domain_gap"]) == {"source_only", "adapted"}
-    assert (tmp_path / "run" / "source_only" / "weights").exists() and (tmp_path / "run" / "domains.png").stat().st_size
+    assert (tmp_path / "run" / "source_only" / "replicas" / "1" / "weights").exists() and (
+        tmp_path / "run" / "domains.png"
+    ).stat().st_size
     frame = pq.read_table(tmp_path / "run" / "domains.parquet")
     assert set(frame["domain"].to_pylist()) == {"source", "target"}
 

@@ -359,7 +359,7 @@ def test_full_transfer_starts_from_all_weights_and_compares(tiny_config, source,
     means = [variables["batch_stats"]["bilinear"]["norm"]["mean"] for variables in (found, source[1])]
     assert np.any(means[0] != means[1])
     assert list(summary["compared"]) == ["the source itself", "DrugBAN from scratch"]
-    assert (tmp_path / "run" / "scratch" / "weights").is_dir()
+    assert (tmp_path / "run" / "scratch" / "weights").is_dir() and set(summary["difference_to"]) == {"scratch"}
 
 
 def test_the_command_takes_the_architecture_of_the_source_and_writes_a_run(tiny_config, source, tmp_path, capfd):
