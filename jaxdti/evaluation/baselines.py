@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import rankdata
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 
@@ -107,6 +108,7 @@ def evaluate_baselines(
     seed: int = 0,
     bootstrap: int = 1000,
     names: Sequence[str] | None = None,
+    network: dict[str, np.ndarray] | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, dict]:
     """Test metrics of the baselines: fitted on ``train``, decision threshold from ``validation``.
@@ -117,6 +119,8 @@ def evaluate_baselines(
       test: integer [M]; unlabelled rows are left out.
       bootstrap: resamples of the 95 % interval, of whole drugs or proteins where train has none of them
         (``unseen_groups``); 0 = no interval.
+      network: scores of a network for the "validation" and "test" rows; its ``consensus`` with the similarity and the
+        forest, where they are among ``names``, comes beside the baselines. Not used for regression.
 
     Returns:
       for each name the metrics of ``classification_metrics`` and the threshold, with ``auroc_ci`` [low, high], or
@@ -125,13 +129,20 @@ def evaluate_baselines(
     Raises:
       DataError: as ``baseline_scores``, or no labelled test row.
     """
-    validation, test = (rows[np.isfinite(table.label[rows])] for rows in map(np.asarray, (validation, test)))
+    known = [np.isfinite(table.label[rows]) for rows in map(np.asarray, (validation, test))]
+    validation, test = (np.asarray(rows)[labelled] for rows, labelled in zip((validation, test), known, strict=True))
     if not len(test):
         raise DataError("baselines: the test part has no labelled rows; at least one is needed")
     if task == "regression":
         validation = validation[:0]
     asked = np.concatenate([validation, test]).astype(np.int64)
     scores = baseline_scores(table, train, asked, task=task, seed=seed, names=names, progress=progress)
+    if network is not None and task == "classification":
+        of_network = [network[part][labelled] for part, labelled in zip(("validation", "test"), known, strict=True)]
+        others = [scores[name] for name in ("similarity", "random_forest") if name in scores]
+        members = [np.concatenate(of_network), *others]
+        parts = np.split(np.stack(members), [len(validation)], axis=1)
+        scores["consensus"] = np.concatenate([consensus(part) for part in parts])
     label, groups = table.label[test], unseen_groups(table, train, test)
     results = {}
     for name, score in scores.items():
@@ -139,6 +150,8 @@ def evaluate_baselines(
         if task == "classification":
             threshold = fit_threshold(table.label[validation], tuning) if len(validation) else 0.5
             metrics: dict = classification_metrics(label, score, score, threshold) | {"threshold": threshold}
+            if name == "consensus":  # a rank is no probability
+                metrics = {key: value for key, value in metrics.items() if key not in ("brier", "ece")}
         else:
             metrics = dict(regression_metrics(label, score))
         for metric in _INTERVALS[task] if bootstrap else ():
@@ -146,6 +159,14 @@ def evaluate_baselines(
             metrics[f"{metric}_ci"] = list(interval)
         results[name] = metrics
     return results
+
+
+def consensus(scores: np.ndarray) -> np.ndarray:
+    """Mean rank of each pair among those scored, in (0, 1]; ties share theirs. scores [models, M] -> float64 [M].
+
+    Models whose errors differ gain from it without a weight to choose, which labels of another domain would mislead.
+    """
+    return rankdata(scores, axis=1).mean(axis=0) / max(scores.shape[1], 1)
 
 
 def baseline_table(results: dict[str, dict], task: str) -> list[tuple[str, ...]]:

@@ -128,11 +128,7 @@ def paired_differences(
     parts, found = dataset.parts, {}
     label = dataset.table.label[parts["test"]]
     known = np.isfinite(label)
-    scores = [
-        pq.read_table(folder / "predictions.parquet", columns=["score"], filters=[("split", "=", "test")])["score"]
-        for folder in (output, output / beside)
-    ]
-    mine, theirs = (column.to_numpy()[known] for column in scores)
+    mine, theirs = (stored_scores(folder)["test"][known] for folder in (output, output / beside))
     groups = unseen_groups(dataset.table, parts["train"], parts["test"][known])
     pairs = [
         (row["test"], against["test"])
@@ -150,6 +146,13 @@ def paired_differences(
             differences = [row[metric] - against[metric] for row, against in pairs]
             found[f"{metric}_seeds"] = [float(np.mean(differences)), float(np.std(differences, ddof=1))]
     return found
+
+
+def stored_scores(output: Path) -> dict[str, np.ndarray]:
+    """The scores of a finished run by part, float64, in the order of the part's rows."""
+    table = pq.read_table(output / "predictions.parquet", columns=["score", "split"])
+    split, score = np.array(table["split"].to_pylist()), table["score"].to_numpy()
+    return {part: score[split == part] for part in SCORED_PARTS}
 
 
 def _sample(rows: np.ndarray) -> np.ndarray:
@@ -245,17 +248,22 @@ def evaluate_parts(
 def _baselines(config: Config, output: Path, dataset: Dataset) -> dict[str, Any]:
     if not config.output.baselines:
         return {}
-    baselines = score_baselines(config, dataset)
+    baselines = score_baselines(config, dataset, stored_scores(output))
     write_json(output / "baselines.json", baselines)
     return baselines
 
 
-def score_baselines(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """The test metrics of the simple models on the same split, JSON-ready."""
+def score_baselines(config: Config, dataset: Dataset, network: dict[str, np.ndarray] | None = None) -> dict[str, Any]:
+    """The test metrics of the simple models on the same split, and their consensus with ``network``; JSON-ready."""
     say("scoring the baselines on the same split")
     parts = (dataset.parts[part] for part in ("train", "validation", "test"))
     baselines = evaluate_baselines(
-        dataset.table, *parts, task=config.task, seed=config.training.seed, bootstrap=config.output.bootstrap
+        dataset.table,
+        *parts,
+        task=config.task,
+        seed=config.training.seed,
+        bootstrap=config.output.bootstrap,
+        network=network,
     )
     return json_ready(baselines)
 

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import gzip
 
 import numpy as np
@@ -157,6 +158,22 @@ def test_evaluation_reports_test_rows_with_the_validation_threshold(table):
     assert rows[0] == ("model", "auroc", "95 % interval", "auprc")
     assert [row[0] for row in rows[1:]] == list(BASELINES["classification"])
     assert rows[1][1] == f"{results['similarity']['auroc']:.3f}"
+
+
+def test_the_consensus_is_the_mean_rank_of_network_similarity_and_forest(table):
+    rng = np.random.default_rng(3)
+    train, validation, test = np.arange(16), np.arange(16, 22), np.arange(22, 36)
+    table = dataclasses.replace(table, label=np.where(np.arange(len(table)) == 23, np.nan, table.label))
+    network = {"validation": rng.normal(size=6), "test": np.round(rng.normal(size=14), 1)}
+    asked = {"task": "classification", "names": ["similarity", "random_forest"]}
+    results = evaluate_baselines(table, train, validation, test, bootstrap=20, network=network, **asked)
+    kept = test != 23
+    scores = [*baseline_scores(table, train, test[kept], **asked).values(), network["test"][kept]]
+    below = [[np.mean(score < x) + (np.sum(score == x) + 1) / 2 / len(score) for x in score] for score in scores]
+    label = table.label[test[kept]]
+    assert results["consensus"]["auroc"] == pytest.approx(roc_auc_score(label, np.mean(below, axis=0)))
+    assert "auroc_ci" in results["consensus"] and "brier" not in results["consensus"]
+    assert list(results) == ["similarity", "random_forest", "consensus"]
 
 
 def test_evaluation_of_regression_without_intervals(table):
