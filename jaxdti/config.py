@@ -266,7 +266,9 @@ class AdaptationConfig:
     entropy_conditioning: bool = False
     """cdan: pairs predicted with confidence count more (CDAN+E)"""
     class_weights: str = "target"
-    """san, pada: mean predictions over all target pairs, anew in each epoch (target), or over the batch's (batch)"""
+    """san, pada: mean predictions over all target pairs (target), or over the batch's (batch)"""
+    refresh_steps: int | None = None
+    """class_weights=target: predict all target pairs anew after so many steps, and in each epoch; default: only that"""
     target_entropy: float = 0.0
     """weight of the mean prediction entropy of target pairs in the loss"""
     selection: str = "source"
@@ -291,6 +293,13 @@ class AdaptationConfig:
             _between("adaptation.discriminator_learning_rate", self.discriminator_learning_rate, 0)
         if self.random_features is not None:
             _between("adaptation.random_features", self.random_features, 1)
+        if self.refresh_steps is not None:
+            _between("adaptation.refresh_steps", self.refresh_steps, 1)
+            if self.class_weights != "target":
+                raise ValueError(
+                    f"adaptation.refresh_steps={self.refresh_steps!r} needs adaptation.class_weights=target, found "
+                    f"{self.class_weights}"
+                )
         if not self.discriminator_features or min(self.discriminator_features) < 1:
             raise ValueError(
                 f"adaptation.discriminator_features={self.discriminator_features!r}: one or more whole numbers above 0 "

@@ -54,8 +54,26 @@ def adapted(replicas: Sequence[Replica], table: InteractionTable, buckets: Bucke
         proteins=lambda chunk: None,
         network=partial(_network, config),
         rate_of=lambda path: "discriminator_learning_rate" if path[0] == "adaptation" else "learning_rate",
-        wants_target_classes=config.adaptation.method in CLASS_WEIGHTED and config.adaptation.class_weights == "target",
+        target_classes_due=partial(refreshes, every=config.adaptation.refresh_steps) if _whole_target(config) else None,
     )
+
+
+def _whole_target(config: Config) -> bool:
+    """Whether the method weights classes by the predictions on the whole target."""
+    return config.adaptation.method in CLASS_WEIGHTED and config.adaptation.class_weights == "target"
+
+
+def refreshes(chunks: Sequence[Chunk], every: int | None) -> list[bool]:
+    """Whether the class weights are due before each chunk: the first one, and where ``every`` more steps are done.
+
+    The plan alone decides, so that a resumed epoch refreshes where an unbroken one does. Steps count from the start of
+    the epoch and without filler; a chunk is never cut, so that a refresh waits for its end.
+    """
+    if every is None:
+        return [i == 0 for i in range(len(chunks))]
+    steps = [int(np.any(chunk.rows >= 0, axis=(0, 2)).sum()) for chunk in chunks]
+    before = np.cumsum([0, *steps])[:-1] // every
+    return (np.diff(before, prepend=-1) > 0).tolist()
 
 
 def check_target(config: Config, parts: dict[str, np.ndarray]) -> None:

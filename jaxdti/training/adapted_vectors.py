@@ -99,6 +99,7 @@ def adapted_method(model: FNN, adaptation: AdaptationConfig, epochs: int, steps_
         network=lambda variables: network_of(variables, domain),
         rate_of=lambda path: "discriminator_learning_rate" if path[0] == "adaptation" else "learning_rate",
         refresh=partial(_target_classes, model, adaptation) if weighted else None,
+        refresh_steps=adaptation.refresh_steps,
     )
 
 

@@ -164,12 +164,13 @@ def fit(
 
     with stop_signals() as stopped:
         while progress.epoch < training.epochs and any(active := _active(progress, training.patience)):
-            if method.wants_target_classes and progress.chunk == 0:
-                state = _predict_target_classes(replicas, method, scorer, state, mesh)
             chunks = method.plan(progress.epoch)
+            due = method.target_classes_due(chunks) if method.target_classes_due else [False] * len(chunks)
             pending: list[dict[str, jax.Array]] = []
             started = contact = time.perf_counter()
             for chunk in chunks[progress.chunk :]:
+                if due[progress.chunk]:
+                    state = _predict_target_classes(replicas, method, scorer, state, mesh)
                 chosen = np.where(np.asarray(active)[:, None, None], chunk.rows, -1)
                 state, metrics = run_chunk(state, chunk.bucket, method.batch(chosen), method.proteins(chunk))
                 pending.append(metrics)

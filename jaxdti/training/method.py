@@ -44,7 +44,8 @@ class Method:
     network: Callable[[Variables, str], Variables]  # from what one replica trains: the network that scores a part
     rate_of: RateOf = one_rate
     share_of: ShareOf = whole_rate
-    wants_target_classes: bool = False  # whether ``hyper["target_classes"]`` is the mean prediction, epoch by epoch
+    # Whether to put the mean prediction into ``hyper["target_classes"]`` before a chunk; of the chunks of an epoch.
+    target_classes_due: Callable[[list[Chunk]], list[bool]] | None = None
     inputs: Any = None  # what the objective gets in place of the features, where it does
     buckets: Buckets | None = None  # those of its batches and scores, where they are others
     scorer: Scorer | None = None  # scores networks in its own way

@@ -58,8 +58,9 @@ class VectorMethod:
     network: Callable[[dict[str, Any]], dict[str, Any]]  # of all variables those that validation applies the model to
     rate_of: RateOf = one_rate
     # (variables, features, rows int32 [T] of the whole target, -1 where there is none) -> what changes in ``hyper``
-    # before each epoch
+    # at the start of each epoch, and within it after so many steps
     refresh: Callable[[dict[str, Any], Array, Array], dict[str, Array]] | None = None
+    refresh_steps: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -456,13 +457,17 @@ def _programs(
             if select and patience is not None:
                 active &= fit.epoch - fit.best_epoch < patience
             batches = batches.replace(row_mask=batches.row_mask & active)
-            if method.refresh is not None and targets is not None:
-                variables = {"params": fit.state.params, "batch_stats": fit.state.batch_stats}
-                hyper = fit.state.hyper | method.refresh(variables, features, targets)
-                fit = fit.replace(state=fit.state.replace(hyper=hyper))
+
+            def refreshed(state: TrainState) -> TrainState:
+                assert method.refresh is not None and targets is not None
+                variables = {"params": state.params, "batch_stats": state.batch_stats}
+                return state.replace(hyper=state.hyper | method.refresh(variables, features, targets))
 
             def body(i: Array, carry: tuple[TrainState, Array, Array]) -> tuple[TrainState, Array, Array]:
                 state, loss, rows = carry
+                if method.refresh is not None and targets is not None:
+                    due = i % (method.refresh_steps or steps) == 0  # of all replicas, so that vmap keeps the branch
+                    state = jax.lax.cond(due, refreshed, lambda state: state, state)
                 batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batches)
                 state, metrics = step(state, batch)
                 return state, loss + metrics["loss"] * metrics["rows"], rows + metrics["rows"]

@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import itertools
 import json
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxdti.config import AdaptationConfig, Config, ModelConfig, TrainingConfig, config_from_dict
-from jaxdti.data.batches import Buckets, PairBatch, Shape
+from jaxdti.data.batches import Buckets, Chunk, PairBatch, Shape, pair_batch
 from jaxdti.data.interactions import DataError, FeatureStore
 from jaxdti.data.load import load_data
 from jaxdti.data.molecules import featurize_batch
@@ -21,14 +23,15 @@ from jaxdti.inference.predict import predict
 from jaxdti.inference.scoring import buckets_for
 from jaxdti.interop.drugban import from_torch, read_weights, to_torch
 from jaxdti.models.drugban import REFERENCE_ATOMS, REFERENCE_RESIDUES
+from jaxdti.training import adapted as adapted_module
 from jaxdti.training import loop
-from jaxdti.training.adapted import adapted_objective, domain_batch, plan_domains
+from jaxdti.training.adapted import adapted_objective, domain_batch, plan_domains, refreshes
 from jaxdti.training.checkpoints import load_weights
 from jaxdti.training.features import device_features
 from jaxdti.training.mesh import STATES, make_mesh, put
 from jaxdti.training.method import Replica
 from jaxdti.training.optimizer import make_optimizer
-from jaxdti.training.run import fit_replicas, make_method, train
+from jaxdti.training.run import Interrupted, fit_replicas, make_method, resume, train
 from jaxdti.training.state import hyper_parameters, init_replicas, init_variables
 
 METHODS = ("cdan", "san")  # the others differ in their loss alone: tests/adaptation
@@ -210,8 +213,48 @@ def test_class_weights_are_the_mean_predictions_over_the_target(adapted_config):
     positive = np.mean(1 / (1 + np.exp(-logits)))
     np.testing.assert_allclose(state.hyper["target_classes"], [[1 - positive, positive]], rtol=1e-6)
     batch = adapted_config("san", adaptation={"class_weights": "batch"})
-    assert method.wants_target_classes
-    assert not make_method([Replica(batch, dataset.parts)], dataset.table, buckets).wants_target_classes
+    assert method.target_classes_due is not None
+    assert make_method([Replica(batch, dataset.parts)], dataset.table, buckets).target_classes_due is None
+
+
+def test_class_weights_are_refreshed_at_the_start_of_an_epoch_and_after_so_many_steps():
+    full, short, filler = np.zeros((2, 3, 4), int), np.full((2, 3, 4), -1), np.full((2, 3, 4), -1)
+    short[1, 0, 2] = 5  # one step with a row, of one replica
+    chunks = [Chunk(0, rows) for rows in (full, short, full, filler, full)]  # 0, 3, 4, 7 and 7 steps done before
+    assert refreshes(chunks, None) == [True, False, False, False, False]
+    assert refreshes(chunks, 1) == [True, True, True, True, False]
+    assert refreshes(chunks, 4) == [True, False, True, False, False]
+    assert refreshes(chunks, 6) == [True, False, False, True, False]
+    assert refreshes(chunks, 100) == [True, False, False, False, False]
+
+
+def test_an_epoch_that_is_resumed_refreshes_the_class_weights_where_an_unbroken_one_does(
+    adapted_config, tmp_path, monkeypatch
+):
+    config = adapted_config("san", adaptation={"refresh_steps": 2})  # an epoch has 6 steps, each a chunk
+    seen, batches, predict_classes = [], [], loop._predict_target_classes
+    monkeypatch.setattr(
+        loop, "_predict_target_classes", lambda *given: seen.append(len(batches)) or predict_classes(*given)
+    )
+
+    def batch(table, rows):
+        batches.append(rows)
+        if len(batches) == 6 + 4:  # of the second run
+            os.kill(os.getpid(), signal.SIGTERM)
+        return pair_batch(table, rows)
+
+    monkeypatch.setattr(adapted_module, "pair_batch", batch)
+    train(config, tmp_path / "unbroken")
+    assert seen == [0, 2, 4]
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "resumed")
+    resume(tmp_path / "resumed")
+    assert seen[3:] == [6, 8, 10]
+    weights = [weights_of(config, tmp_path / name) for name in ("unbroken", "resumed")]
+    jax.tree.map(np.testing.assert_array_equal, *weights)
+    train(adapted_config("san"), tmp_path / "epochs")  # the refreshes matter
+    same = jax.tree.map(np.array_equal, weights[0], weights_of(config, tmp_path / "epochs"))
+    assert not all(jax.tree.leaves(same))
 
 
 def test_source_only_is_trained_beside_it(adapted_config, tmp_path, capfd):

@@ -120,6 +120,26 @@ def test_by_vmap_as_one_by_one(monkeypatch):
     np.testing.assert_allclose(found[0].loss, found[1].loss, rtol=1e-4)
 
 
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_class_weights_are_refreshed_after_so_many_steps(monkeypatch, one_by_one):
+    """Two epochs of three steps: after every third step is once an epoch, which is the default; the batch's differ."""
+    monkeypatch.setattr(vectors, "runs_one_by_one", lambda: one_by_one)
+    training = replace(TRAINING, batch_size=8)
+    found = [fit("san", [replica()], training=training, refresh_steps=steps) for steps in (None, 3, 1)]
+    np.testing.assert_array_equal(found[0].loss, found[1].loss)
+    assert not np.array_equal(found[0].loss, found[2].loss)
+    batch = fit("san", [replica()], training=training, class_weights="batch")
+    finite(batch)
+    assert not any(np.array_equal(batch.loss, other.loss) for other in found)
+
+
+def test_refreshing_needs_the_whole_target():
+    with pytest.raises(ValueError, match="adaptation.refresh_steps=5 needs adaptation.class_weights=target, found b"):
+        config("san", class_weights="batch", refresh_steps=5)
+    with pytest.raises(ValueError, match="adaptation.refresh_steps=0: must be at least 1"):
+        config("san", refresh_steps=0)
+
+
 @pytest.mark.parametrize("method", ["san", "pada"])
 def test_target_labels_change_nothing(method):
     spoiled = np.where(np.arange(ROWS) < 30, LABEL, np.nan)
