@@ -65,7 +65,7 @@ def drugban_rows(quick: bool) -> list[Row]:
     for frozen, mode in modes.items():
         config = replace(base, transfer=mode)
         start = time.perf_counter()
-        method = transferred(source, [Replica(config, parts)], table, features, buckets, scale, chunk_steps())
+        method = transferred([source], [Replica(config, parts)], table, features, buckets, scale, chunk_steps())
         once = time.perf_counter() - start
         compiled: list[float] = []
         ignore = lambda *anything: None

@@ -90,21 +90,24 @@ def transfer(source: Path, config: Config, output: Path, *, overwrite: bool = Fa
     Writes a run directory as ``train`` does, with the source's network in source/, so that it can be resumed without
     the source, and with ``transfer.scratch`` the run from random weights in scratch/.
 
+    A source with replicas starts as many replicas, each from its own, in mode full; other modes take one network.
+
     Raises:
-      DataError: as ``train``; or the source is not one trained network of the same architecture, or the names of what
-        is frozen or fresh do not suit it.
+      DataError: as ``train``; or the source is not trained, of another architecture, or an ensemble that does not suit
+        the mode or ``training.replicas``; or the names of what is frozen or fresh do not suit it.
       NonFiniteLoss, Interrupted: as ``train``.
     """
     if config.transfer.mode == "none":
         raise DataError("transfer.mode=none: choose from full, feature, shallow")
     trained = load_run(source)
-    first, *others = trained.members
-    if others:
+    networks = len(trained.members)
+    if networks > 1 and (config.transfer.mode != "full" or config.training.replicas != networks):
         raise DataError(
-            f"{source}: an ensemble of {len(trained.members)} networks; name one of them, such as {source}/replicas/0"
+            f"{source}: an ensemble of {networks} networks; name one of them, such as {source}/replicas/0, or start "
+            f"each replica from its own with transfer.mode=full and training.replicas={networks}"
         )
     check_architecture(trained.config.task, trained.config.model, config)
-    frozen_and_fresh(config, first.variables["params"])
+    frozen_and_fresh(config, trained.members[0].variables["params"])
     if output.resolve() in (source.resolve(), *source.resolve().parents):
         raise DataError(f"{output}: holds the source run; give another --output")
     _check_directory(output, overwrite)
@@ -272,7 +275,8 @@ def fit_replicas(
 ) -> Fitted:
     """Trains the replicas together, with checkpoints and metrics under ``output``; continues what was begun there.
 
-    They start from the network of ``source``, if there is one, as ``transfer`` of the configuration says.
+    They start from the network of ``source``, if there is one, or each from its own, as ``transfer`` of the
+    configuration says.
 
     With ``training.distributed`` every process calls this; the first one alone writes and prints, all of them read.
 
@@ -309,7 +313,7 @@ def fit_replicas(
     else:
         started = time.perf_counter()
         scale, steps = label_scale(table, replicas[0]), training.chunk_steps or chunk_steps()
-        method = transferred(source.members[0], replicas, table, scored, buckets, scale, steps)
+        method = transferred(source.members, replicas, table, scored, buckets, scale, steps)
         if method.inputs is not None:
             tell(f"computed the outputs of the frozen part in {time.perf_counter() - started:.1f} s")
             features = put(method.inputs, mesh, REPLICATED)

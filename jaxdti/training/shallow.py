@@ -31,20 +31,28 @@ _STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # inverse penalties of the logistic 
 
 
 def copy_network(run: TrainedRun, output: Path) -> None:
-    """Writes the only network of a run as a run of its own, for scoring."""
-    output.mkdir()
-    (member,) = run.members
-    save_config(replace(run.config, training=replace(run.config.training, replicas=1)), output / "config.yaml")
-    write_model_card(output, run.config.task, member.label_scale, run.calibration, calibrated=run.calibrated)
-    save_weights(output / "weights", member.variables)
+    """Writes the network of a run, or those of its replicas, as a run of its own, for scoring."""
+    output.mkdir(parents=True)
+    first, *others = run.members
+    config = replace(run.config, training=replace(run.config.training, replicas=len(run.members)))
+    save_config(config, output / "config.yaml")
+    scale = (0.0, 1.0) if others else first.label_scale
+    write_model_card(output, run.config.task, scale, run.calibration, calibrated=run.calibrated)
+    if not others:
+        save_weights(output / "weights", first.variables)
+        return
+    for i, member in enumerate(run.members):
+        copy_network(replace(run, members=(member,)), output / "replicas" / str(i))
 
 
 def evaluate_source(config: Config, dataset: Dataset, scorer: Scorer, source: TrainedRun) -> dict[str, Any]:
-    """Metrics by part of the source's network as it is, with its own calibration and label scale."""
-    (member,) = source.members
-    mean, sd = member.label_scale
-    scores = {part: scorer(member.variables, dataset.parts[part]).astype(np.float64) for part in SCORED_PARTS}
-    scores = {part: found * sd + mean for part, found in scores.items()}
+    """Metrics by part of the source as it is, with its own calibration and label scales; replicas by their mean."""
+
+    def score(part: str) -> np.ndarray:
+        found = [(scorer(one.variables, dataset.parts[part]), one.label_scale) for one in source.members]
+        return np.mean([x.astype(np.float64) * sd + mean for x, (mean, sd) in found], axis=0)
+
+    scores = {part: score(part) for part in SCORED_PARTS}
     return evaluate_parts(config, dataset, dataset.parts, scores, source.calibration)
 
 

@@ -62,7 +62,7 @@ class FrozenOutputs(flax.struct.PyTreeNode):
 
 
 def transferred(
-    source: Weights,
+    sources: Sequence[Weights],
     replicas: Sequence[Replica],
     table: InteractionTable,
     features: DeviceFeatures,
@@ -70,10 +70,11 @@ def transferred(
     scale: tuple[float, float],
     steps: int,
 ) -> Method:
-    """Training from the weights of ``source``, as ``transfer`` of the configuration says.
+    """Training from trained weights, as ``transfer`` of the configuration says.
 
     Args:
-      source: a trained network of the configured architecture.
+      sources: a trained network of the configured architecture, or one for each replica (whose seeds then differ), all
+        with the same frozen part.
       features: on the device, of the whole table.
       scale: (mean, sd) of the affinities at hand, (0, 1) for classification; the last layer starts so that it predicts
         the same affinities as the source.
@@ -83,9 +84,11 @@ def transferred(
         the frozen part are larger than ``data.device_gib``.
     """
     config = replicas[0].config
-    network = rescaled(source.variables, source.label_scale, scale)
+    networks = [rescaled(source.variables, source.label_scale, scale) for source in sources]
+    network = networks[0]
     frozen, fresh = frozen_and_fresh(config, network["params"])
-    start = partial(_start, config.model, network, frozen, fresh)
+    seeds = [replica.config.training.seed for replica in replicas]
+    start = partial(_start, config.model, networks, seeds, frozen, fresh)
     plain = supervised(replicas, table, buckets, steps)
     decay = config.transfer.layer_decay
     method = replace(plain, init=start, share_of=lambda path: decay ** depth(config.model, path))
@@ -149,9 +152,21 @@ def rescaled(source: Variables, source_scale: tuple[float, float], scale: tuple[
 
 
 def _start(
-    model: ModelConfig, source: Variables, frozen: frozenset[Path], fresh: frozenset[Path], seed: int | Array
+    model: ModelConfig,
+    sources: Sequence[Variables],
+    seeds: Sequence[int],
+    frozen: frozenset[Path],
+    fresh: frozenset[Path],
+    seed: int | Array,
 ) -> Variables:
-    """The source's network with the fresh parts of another one; the frozen parameters apart."""
+    """The source's network with the fresh parts of another one; the frozen parameters apart.
+
+    Of several sources it is the one at the place of ``seed`` in ``seeds``.
+    """
+    source = sources[0]
+    if len(sources) > 1:
+        place = jnp.argmax(jnp.asarray(seeds) == seed)
+        source = jax.tree.map(lambda *leaves: jnp.stack(leaves)[place], *sources)
     if fresh:
         anew = init_variables(model, seed)
         whole = _modules(source["params"], fresh)

@@ -216,7 +216,7 @@ def pieces(tiny_config, source):
         changed = dataclasses.replace(config, transfer=TransferConfig(mode="feature", frozen=frozen, **transfer))
         replicas = [Replica(changed, dataset.parts)]
         weights = Weights(source[1], (0.0, 1.0))
-        return transferred(weights, replicas, dataset.table, features, buckets, scale, 1)
+        return transferred([weights], replicas, dataset.table, features, buckets, scale, 1)
 
     return build, dataset, features, buckets
 
@@ -360,6 +360,29 @@ def test_full_transfer_starts_from_all_weights_and_compares(tiny_config, source,
     assert np.any(means[0] != means[1])
     assert list(summary["compared"]) == ["the source itself", "DrugBAN from scratch"]
     assert (tmp_path / "run" / "scratch" / "weights").is_dir() and set(summary["difference_to"]) == {"scratch"}
+
+
+def test_replicas_start_from_those_of_an_ensemble(tiny_config, tmp_path):
+    train(tiny_config(**ONE, replicas=2), tmp_path / "source")
+    members = load_run(tmp_path / "source").members
+    still = {"learning_rate": 0.0}  # the parameters stay as they began
+    for mode, replicas in (("full", 3), ("full", 1), ("feature", 2)):
+        with pytest.raises(
+            DataError, match=r"an ensemble of 2 networks; name one of them, such as .*source/replicas/0"
+        ):
+            transfer(tmp_path / "source", carried(tiny_config, mode, replicas=replicas), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    summary = transfer(tmp_path / "source", carried(tiny_config, "full", replicas=2, **still), tmp_path / "run")
+    for mine, theirs in zip(load_run(tmp_path / "run").members, members, strict=True):
+        chex.assert_trees_all_equal(mine.variables["params"], theirs.variables["params"])
+    config = carried(tiny_config, "full")
+    dataset = load_data(config.data, config.task)
+    scores = load_run(tmp_path / "source").score(dataset.table, dataset.store)[dataset.parts["test"]]
+    expected = roc_auc_score(dataset.table.label[dataset.parts["test"]], scores)
+    assert summary["compared"]["the source itself"]["test"]["auroc"] == pytest.approx(expected)
+    shutil.rmtree(tmp_path / "source" / "replicas" / "0")  # a member is a run of its own
+    transfer(tmp_path / "source" / "replicas" / "1", carried(tiny_config, "full", **still), tmp_path / "one")
+    chex.assert_trees_all_equal(network_of(tmp_path / "one")["params"], members[1].variables["params"])
 
 
 def test_the_command_takes_the_architecture_of_the_source_and_writes_a_run(tiny_config, source, tmp_path, capfd):
