@@ -202,6 +202,8 @@ def _transfer_options(add: Callable[..., Parser]) -> None:
         "jaxdti transfer runs/human_random --transfer.mode feature --data.table mine.csv --output runs/mine\n"
         "  jaxdti transfer runs/human_random --transfer.mode full --transfer.fresh decoder \\\n"
         "    --data.train train.csv --data.test test.csv --output runs/mine\n"
+        "  jaxdti transfer runs/human_random --transfer.mode full --transfer.unfreeze pooling,encoders \\\n"
+        "    --training.patience 5 --data.table mine.csv --output runs/gradual\n"
         "  jaxdti transfer --resume runs/mine\n"
         "  jaxdti transfer --protocol sizes configs/transfer_families.yaml --output transfers/families\n"
         "  jaxdti transfer --protocol sizes --data.dataset families/dti_six \\\n"

@@ -635,6 +635,9 @@ class TransferConfig:
     modules such as sequence_layers_*"""
     fresh: tuple[str, ...] = ()
     """full, feature: what begins anew from random weights, such as decoder; names as in frozen"""
+    unfreeze: tuple[str, ...] = ()
+    """full: what stays frozen at first, stage by stage, such as pooling,encoders; names as in frozen. A stage ends with
+    training.patience; the next begins with its best weights and a tenth of the learning rate; the last trains all"""
     layer_decay: float = 1.0
     """full, feature: learning rate of a layer as a share of that of the layer above it"""
     scratch: bool = False
@@ -644,6 +647,11 @@ class TransferConfig:
     def __post_init__(self):
         _choose("transfer.mode", self.mode, TRANSFER_MODES)
         _between("transfer.layer_decay", self.layer_decay, 0.0, 1.0)
+        if self.unfreeze and self.mode != "full":
+            raise ValueError(
+                f"transfer.unfreeze={','.join(self.unfreeze)} needs transfer.mode=full, which trains all in the end, "
+                f"found {self.mode}"
+            )
         if self.mode == "feature" and not self.frozen:
             raise ValueError("transfer.frozen=(): transfer.mode=feature needs a frozen part, such as pooling")
 
@@ -713,6 +721,8 @@ class Config:
         mode = f"transfer.mode={self.transfer.mode}"
         if self.adaptation.method != "none" or self.training.frozen or self.training.distributed:
             raise ValueError(f"{mode} excludes adaptation.method, training.frozen and training.distributed")
+        if self.transfer.unfreeze and self.training.patience is None:
+            raise ValueError("transfer.unfreeze needs training.patience, which ends each stage")
         if self.transfer.mode == "shallow" and (self.task == "regression" or self.training.replicas > 1):
             raise ValueError(f"{mode} needs task=classification and training.replicas=1: no network is trained")
 

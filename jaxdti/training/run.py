@@ -50,11 +50,12 @@ from jaxdti.training.results import SCRATCH, SOURCE_ONLY, Fitted, write_results
 from jaxdti.training.shallow import copy_network, evaluate_source, fit_shallow, linear_head
 from jaxdti.training.state import hyper_parameters, init_replicas
 from jaxdti.training.step import chunk_steps
-from jaxdti.training.transfer import check_architecture, frozen_and_fresh, transferred
+from jaxdti.training.transfer import check_architecture, check_parts, transferred, unfreezing_stages
 
 __all__ = ["Interrupted", "NonFiniteLoss", "resume", "train", "transfer"]
 
 SOURCE = "source"  # folder of the network that a transferred run starts from
+STAGE = "stage_"  # folders of the runs before the last one of a gradual unfreezing, counted from 1
 
 
 def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:
@@ -88,7 +89,8 @@ def transfer(source: Path, config: Config, output: Path, *, overwrite: bool = Fa
     """Carries the network of the run ``source`` to other data, as ``config.transfer`` says; returns the summary.
 
     Writes a run directory as ``train`` does, with the source's network in source/, so that it can be resumed without
-    the source, and with ``transfer.scratch`` the run from random weights in scratch/.
+    the source, with ``transfer.scratch`` the run from random weights in scratch/, and with ``transfer.unfreeze`` those
+    of the earlier stages in stage_1/, stage_2/, ...
 
     A source with replicas starts as many replicas, each from its own, in mode full; other modes take one network.
 
@@ -101,13 +103,14 @@ def transfer(source: Path, config: Config, output: Path, *, overwrite: bool = Fa
         raise DataError("transfer.mode=none: choose from full, feature, shallow")
     trained = load_run(source)
     networks = len(trained.members)
-    if networks > 1 and (config.transfer.mode != "full" or config.training.replicas != networks):
+    each = config.transfer.mode == "full" and not config.transfer.unfreeze and config.training.replicas == networks
+    if networks > 1 and not each:
         raise DataError(
             f"{source}: an ensemble of {networks} networks; name one of them, such as {source}/replicas/0, or start "
-            f"each replica from its own with transfer.mode=full and training.replicas={networks}"
+            f"each replica from its own with transfer.mode=full, training.replicas={networks} and no transfer.unfreeze"
         )
     check_architecture(trained.config.task, trained.config.model, config)
-    frozen_and_fresh(config, trained.members[0].variables["params"])
+    check_parts(config, trained.members[0].variables["params"])
     if output.resolve() in (source.resolve(), *source.resolve().parents):
         raise DataError(f"{output}: holds the source run; give another --output")
     _check_directory(output, overwrite)
@@ -243,7 +246,14 @@ def _run_transfer(config: Config, output: Path, dataset: Dataset, started: float
     if config.transfer.scratch:
         _run_beside("from random weights", replace(config, transfer=TransferConfig()), output / SCRATCH, dataset)
         say(f"training from the source, mode {config.transfer.mode}")
-    fitted = fit_replicas([Replica(alone, dataset.parts) for alone in single_configs(config)], dataset, output, source)
+    *earlier, last = unfreezing_stages(config)
+    start = source
+    for i, stage in enumerate(earlier, 1):
+        (part,) = stage.transfer.frozen
+        start = _run_stage(
+            f"above {part}, stage {i} of {len(earlier) + 1}", stage, output / f"{STAGE}{i}", dataset, start
+        )
+    fitted = fit_replicas([Replica(alone, dataset.parts) for alone in single_configs(last)], dataset, output, start)
     compared = {"the source itself": evaluate_source(config, dataset, fitted.scorer, source)}
     if config.transfer.scratch:
         scratch = json.loads((output / SCRATCH / "summary.json").read_text(encoding="utf-8"))
@@ -251,14 +261,34 @@ def _run_transfer(config: Config, output: Path, dataset: Dataset, started: float
     return write_results(config, output, dataset, fitted, started, compared)
 
 
+def _run_stage(how: str, config: Config, output: Path, dataset: Dataset, source: TrainedRun) -> TrainedRun:
+    """The best networks of a stage that starts from ``source``.
+
+    Raises:
+      NonFiniteLoss: one of its replicas failed, so that the next stage cannot start from all of them.
+    """
+    _run_inner(how, config, output, dataset, source)
+    found = load_run(output)
+    if lost := config.training.replicas - len(found.members):
+        raise NonFiniteLoss(f"{output}: {lost} of {config.training.replicas} replicas failed; no further stage")
+    return found
+
+
 def _run_beside(how: str, config: Config, output: Path, dataset: Dataset) -> None:
-    """A run to compare with, in a directory of its own and without baselines, unless it stands there already."""
+    """A run to compare with."""
+    _run_inner(f"{how}, to compare with", config, output, dataset)
+
+
+def _run_inner(how: str, config: Config, output: Path, dataset: Dataset, source: TrainedRun | None = None) -> None:
+    """A run in a directory of its own and without baselines, unless it stands there already."""
     if (output / "summary.json").is_file():
         return
-    say(f"training {how}, to compare with")
+    say(f"training {how}")
     config = replace(config, output=replace(config.output, baselines=False))
     if not (output / "data.json").is_file():
         create_directory(output)
+        if source is not None:
+            copy_network(source, output / SOURCE)
         save_config(config, output / "config.yaml")
         record_data(output, dataset, config.data.split_seed)
     _run(config, output, dataset)

@@ -35,6 +35,7 @@ from jaxdti.training.objectives import Objective, masked_mean, pair_losses
 from jaxdti.training.state import init_variables
 
 _MAY_DIFFER = ("dropout", "dtype")  # fields of the model that leave the weights what they are
+_STAGE_RATE = 0.1  # learning rate of a stage, as a share of that of the one before it
 _MOST_BUCKETS = 4  # lengths of drugs, and lengths of proteins, for their encoders
 
 
@@ -139,6 +140,40 @@ def frozen_and_fresh(config: Config, params: dict[str, Any]) -> tuple[frozenset[
     if not partition(params, frozen)[0]:
         raise DataError(f"transfer.frozen={','.join(transfer.frozen)}: nothing is left to train")
     return frozen, fresh
+
+
+def unfreezing_stages(config: Config) -> list[Config]:
+    """The configurations that ``transfer.unfreeze`` trains one after the other: above each of its parts, then all.
+
+    The first one alone begins with what is fresh; each has a tenth of the learning rate of the one before it.
+    """
+    plain = replace(config.transfer, unfreeze=())
+    stages = [replace(plain, mode="feature", frozen=(part,), scratch=False) for part in config.transfer.unfreeze]
+    stages.append(plain)
+    stages[1:] = [replace(stage, fresh=()) for stage in stages[1:]]
+    return [
+        replace(
+            config,
+            transfer=stage,
+            training=replace(config.training, learning_rate=config.training.learning_rate * _STAGE_RATE**i),
+        )
+        for i, stage in enumerate(stages)
+    ]
+
+
+def check_parts(config: Config, params: dict[str, Any]) -> None:
+    """Raises DataError unless the parts that are frozen or fresh are there, and each stage freezes less than the last.
+
+    See ``frozen_and_fresh``.
+    """
+    stages = [frozen_and_fresh(stage, params)[0] for stage in unfreezing_stages(config)]
+    for i in range(1, len(stages) - 1):
+        if not stages[i] < stages[i - 1]:
+            before, after = config.transfer.unfreeze[i - 1 : i + 1]
+            raise DataError(
+                f"transfer.unfreeze={','.join(config.transfer.unfreeze)}: {after} is not a part of {before}, but each "
+                "stage freezes less of the same than the one before it"
+            )
 
 
 def rescaled(source: Variables, source_scale: tuple[float, float], scale: tuple[float, float]) -> Variables:

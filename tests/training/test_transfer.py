@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
+import signal
 from functools import partial
 from typing import Any
 
@@ -28,16 +30,17 @@ from jaxdti.inference.features import make_joint_features
 from jaxdti.inference.scoring import buckets_for, make_scorer
 from jaxdti.inference.trained import Weights, load_run
 from jaxdti.models.drugban import PARTS, DrugBAN, depth
+from jaxdti.training import method as method_module
 from jaxdti.training.checkpoints import load_weights
 from jaxdti.training.features import device_features
 from jaxdti.training.label_tree import merge, partition, select
 from jaxdti.training.method import Method, Replica, with_frozen
 from jaxdti.training.objectives import binding_loss, pair_objective
 from jaxdti.training.optimizer import make_optimizer
-from jaxdti.training.run import resume, train, transfer
+from jaxdti.training.run import Interrupted, resume, train, transfer
 from jaxdti.training.state import hyper_parameters, init_state, init_variables
 from jaxdti.training.step import make_train_step
-from jaxdti.training.transfer import rescaled, transferred
+from jaxdti.training.transfer import check_parts, rescaled, transferred, unfreezing_stages
 
 SHAPE = Shape(16, 16, 64)
 # Sizes that no other array of the step has, so that the kernel of the CNN is known by its shape.
@@ -360,6 +363,71 @@ def test_full_transfer_starts_from_all_weights_and_compares(tiny_config, source,
     assert np.any(means[0] != means[1])
     assert list(summary["compared"]) == ["the source itself", "DrugBAN from scratch"]
     assert (tmp_path / "run" / "scratch" / "weights").is_dir() and set(summary["difference_to"]) == {"scratch"}
+
+
+UNFREEZE = {"transfer": {"unfreeze": ("pooling", "encoders")}, "patience": 1, "epochs": 1, "learning_rate": 1e-2}
+
+
+def test_the_stages_of_a_gradual_unfreezing(tiny_config, pieces, source):
+    config = carried(tiny_config, "full", **UNFREEZE | {"transfer": UNFREEZE["transfer"] | {"fresh": ("decoder",)}})
+    stages = unfreezing_stages(config)
+    assert [stage.transfer.mode for stage in stages] == ["feature", "feature", "full"]
+    assert [stage.transfer.frozen for stage in stages[:2]] == [("pooling",), ("encoders",)]
+    assert [stage.transfer.fresh for stage in stages] == [("decoder",), (), ()]
+    assert [stage.training.learning_rate for stage in stages] == pytest.approx([1e-2, 1e-3, 1e-4])
+    plain = carried(tiny_config, "full")
+    assert unfreezing_stages(plain) == [plain]
+    for unfreeze, message in (
+        (("encoders", "pooling"), "pooling is not a part of encoders, but each stage freezes less"),
+        (("drug_encoder", "protein_encoder"), "protein_encoder is not a part of drug_encoder"),
+        (("pooling", "pooling"), "pooling is not a part of pooling"),
+        (("pool",), "transfer.frozen: 'pool' names no parameter"),
+    ):
+        wrong = carried(tiny_config, "full", patience=1, transfer={"unfreeze": unfreeze})
+        with pytest.raises(DataError, match=message):
+            check_parts(wrong, source[1]["params"])
+    with pytest.raises(ValueError, match="transfer.unfreeze=pooling needs transfer.mode=full, .* found feature"):
+        TransferConfig(mode="feature", unfreeze=("pooling",))
+    with pytest.raises(ValueError, match="transfer.unfreeze needs training.patience"):
+        carried(tiny_config, "full", transfer={"unfreeze": ("pooling",)})
+
+
+def test_a_gradual_unfreezing_goes_on_from_the_best_weights_and_resumes(tiny_config, source, tmp_path, monkeypatch):
+    config = carried(tiny_config, "full", replicas=2, **UNFREEZE)
+    run, other = tmp_path / "run", tmp_path / "other"
+    transfer(source[0], config, run)
+    stages = [load_run(run / "stage_1"), load_run(run / "stage_2"), load_run(run)]
+    for member in (0, 1):
+        start, *found = (source[1], *(stage.members[member].variables for stage in stages))
+        moves = lambda before, after: {
+            path[0]
+            for path, x in flatten_dict(after["params"]).items()
+            if np.any(x != flatten_dict(before["params"])[path])
+        }
+        assert moves(start, found[0]) == {"decoder"}
+        assert moves(found[0], found[1]) == {"decoder", "bilinear"}
+        assert {"decoder", "bilinear", "atom_projection", "sequence_layers_0"} <= moves(found[1], found[2])
+    for stage, before in ((run / "stage_2", stages[0]), (run / "stage_1", load_run(source[0]))):
+        for mine, theirs in zip(load_run(stage / "source").members, before.members, strict=True):
+            chex.assert_trees_all_equal(mine.variables, theirs.variables)
+    summary = json.loads((run / "summary.json").read_text())
+    assert list(summary["compared"]) == ["the source itself"] and not (run / "stage_1" / "baselines.json").exists()
+
+    chunks = []
+
+    def stopping(table, rows):
+        chunks.append(rows)
+        if len(chunks) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return pair_batch(table, rows)
+
+    monkeypatch.setattr(method_module, "pair_batch", stopping)  # stage 1 has rows of numbers, and no pairs
+    with pytest.raises(Interrupted):
+        transfer(source[0], config, other)
+    assert (other / "stage_1" / "summary.json").is_file() and not (other / "stage_2" / "summary.json").exists()
+    resume(other)
+    for mine, theirs in zip(load_run(other).members, load_run(run).members, strict=True):
+        chex.assert_trees_all_equal(mine.variables, theirs.variables)
 
 
 def test_replicas_start_from_those_of_an_ensemble(tiny_config, tmp_path):
