@@ -6,6 +6,7 @@ from sklearn.datasets import load_digits
 
 from jaxdti.data.digits import SHIFTS, load_digit_domains
 from jaxdti.data.interactions import DataError
+from jaxdti.data.planted_vectors import CLASSES, STRENGTHS, TARGET_CLASSES, load_planted_domains
 from jaxdti.data.vectors import TABLES, read_domains, split_source
 
 
@@ -106,3 +107,45 @@ def test_what_is_wrong_with_given_tables(tables, name, text, message):
 def test_no_such_shift():
     with pytest.raises(DataError, match="'tilt': choose from rotation"):
         load_digit_domains(["tilt"], validation=0.2, seeds=(0,))
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return load_planted_domains(("0", "0.5", "2"), validation=0.2, seeds=(0, 1))
+
+
+def test_the_parts_of_the_planted_vectors(planted):
+    again = load_planted_domains(("0", "0.5", "2"), validation=0.2, seeds=(0, 1))
+    np.testing.assert_array_equal(planted.features, again.features)
+    assert list(load_planted_domains((), validation=0.2, seeds=(0,)).tasks) == list(STRENGTHS)
+    used = []
+    for parts in planted.tasks.values():
+        for own in parts:
+            source = np.concatenate([own["train"], own["validation"]])
+            assert np.bincount(planted.label[source]).tolist() == [200] * CLASSES
+            assert np.bincount(planted.label[own["target_train"]]).tolist() == [200] * TARGET_CLASSES
+            assert np.bincount(planted.label[own["test"]]).tolist() == [100] * TARGET_CLASSES
+            used += [*source, *own["target_train"], *own["test"]]
+    assert sorted(used) == list(range(len(planted.label)))  # every row in one part of one task
+
+
+def test_the_planted_shift_keeps_distances_and_moves_by_its_strength(planted):
+    rows = lambda task, part: planted.features[planted.tasks[task][0][part]].astype(np.float64)
+    distances = lambda x: np.linalg.norm(x[:50, None] - x[None, :50], axis=-1)
+    none, weak, strong = (rows(task, "test") for task in ("0", "0.5", "2"))
+    for moved in (weak, strong):
+        np.testing.assert_allclose(distances(moved), distances(none), atol=1e-4)
+        np.testing.assert_array_equal(rows("0", "train"), rows("0.5", "train"))
+    assert 0 < np.linalg.norm(weak - none, axis=1).mean() < np.linalg.norm(strong - none, axis=1).mean()
+    # Strength 2 turns by a right angle in every plane: z' = R z + 6 t, so that turning twice is -1.
+    basis = np.linalg.svd(none - none.mean(0), full_matrices=False)[2]
+    turn = np.linalg.lstsq((none - none.mean(0)) @ basis.T, (strong - strong.mean(0)) @ basis.T, rcond=None)[0]
+    values = np.sort_complex(np.linalg.eigvals(turn))
+    np.testing.assert_allclose(np.abs(values), 1.0, atol=1e-3)
+    assert np.sum(np.abs(values - 1) < 1e-3) == 32 - 8 and np.sum(np.abs(np.abs(values.imag) - 1) < 1e-3) == 8
+
+
+@pytest.mark.parametrize("strength", ["far", "-1", "nan", "inf"])
+def test_no_such_strength(strength):
+    with pytest.raises(DataError, match=f"{strength!r}: strengths of the shift are expected, such as 0,0.5,1"):
+        load_planted_domains([strength], validation=0.2, seeds=(0,))
