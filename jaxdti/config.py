@@ -31,7 +31,7 @@ RESPONSE_KINDS = ("continuous", "binary")
 TRANSFER_MODES = ("none", "full", "feature", "shallow")
 PROTOCOLS = ("transductive", "inductive")
 ERRORS = ("squared", "absolute", "euclidean", "elastic")
-VECTOR_DATASETS = ("digits", "families")
+VECTOR_DATASETS = ("digits", "families", "planted")
 
 
 def _choose(path: str, value: object, choices: tuple) -> None:
@@ -312,7 +312,8 @@ class VectorsConfig:
     """Networks on feature vectors with classes instead of pairs: methods of adaptation on several targets."""
 
     dataset: str | None = None
-    """digits (ten in the source, five in shifted targets) | families (which protein family a compound binds)"""
+    """digits (ten in the source, five in shifted targets) | families (which protein family a compound binds) | planted
+    (synthetic: eight classes in the source, three in the target; tasks are strengths of the shift, such as 0,0.5,1)"""
     source: str | None = None
     """given tables: columns of numbers and a label, to train on"""
     target: str | None = None

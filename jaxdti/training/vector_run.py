@@ -13,6 +13,7 @@ from jaxdti.data.digits import load_digit_domains
 from jaxdti.data.family_domains import load_family_domains
 from jaxdti.data.interactions import DataError
 from jaxdti.data.named import write_json
+from jaxdti.data.planted_vectors import load_planted_domains
 from jaxdti.data.vectors import VectorDomains, read_domains
 from jaxdti.evaluation.domain_results import (
     BASELINES,
@@ -76,6 +77,8 @@ def load_domains(config: Config, seeds: Sequence[int]) -> VectorDomains:
         return load_digit_domains(vectors.tasks, validation=vectors.validation, seeds=seeds)
     if vectors.dataset == "families":
         return load_family_domains(config.data, vectors.tasks, validation=vectors.validation, seeds=seeds)
+    if vectors.dataset == "planted":
+        return load_planted_domains(vectors.tasks, validation=vectors.validation, seeds=seeds)
     if vectors.tasks:
         raise DataError("vectors.tasks chooses among the targets of vectors.dataset; given tables are one target")
     assert vectors.source and vectors.target and vectors.test

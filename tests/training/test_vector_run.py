@@ -52,7 +52,7 @@ def test_from_tables_to_results(flags, tmp_path, capsys):
     [
         ({"source": "a.csv"}, {}, "give vectors.source, vectors.target and vectors.test"),
         ({"dataset": "digits", "source": "a.csv"}, {}, "name vectors.dataset, or"),
-        ({"dataset": "letters"}, {}, "choose from digits, families"),
+        ({"dataset": "letters"}, {}, "choose from digits, families, planted"),
         ({"methods": ["san", "san"]}, {}, "each only once"),
         ({"methods": ["sand"]}, {}, "choose from none, dann"),
         ({"dataset": "digits"}, {"adaptation": {"method": "san"}}, "vectors.methods names the methods"),
