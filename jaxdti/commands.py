@@ -20,6 +20,8 @@ def train(options: argparse.Namespace) -> int:
     if options.resume:
         if options.config or options.overwrite or overrides:
             raise DataError("--resume RUN takes everything from the run; leave out CONFIG and the other flags")
+        if _has_vectors(options.resume):
+            return _train_vectors(options.resume)
         return _guarded_train(options.resume, resuming=True)
     if not options.config and not any(override.startswith(("data.", "vectors.")) for override in overrides):
         raise DataError(
@@ -31,16 +33,29 @@ def train(options: argparse.Namespace) -> int:
         raise DataError("--output RUN is missing; without CONFIG the run has no name of its own")
     output = Path(config.output.directory or Path("runs") / options.config.stem)
     if config.vectors.given:
-        return _train_vectors(config, output, options.overwrite)
+        return _train_vectors(output, config, options.overwrite)
     with listing_rejected(output.with_name(f"{output.name}.rejected.csv")):
         return _guarded_train(output, config=config, overwrite=options.overwrite)
 
 
-def _train_vectors(config: Any, output: Path, overwrite: bool) -> int:
-    from jaxdti.training.vector_run import train_vectors
+def _has_vectors(run: Path) -> bool:
+    """Whether a run directory is one on feature vectors."""
+    return (run / "config.yaml").is_file() and load_config(run / "config.yaml").vectors.given
 
-    with listing_rejected(output.with_name(f"{output.name}.rejected.csv")):
-        found = train_vectors(config, output, overwrite=overwrite)
+
+def _train_vectors(output: Path, config: Any = None, overwrite: bool = False) -> int:
+    """Trains as ``config`` says, or goes on with what ``output`` holds."""
+    from jaxdti.training import vector_run as running
+
+    try:
+        with listing_rejected(output.with_name(f"{output.name}.rejected.csv")):
+            if config is None:
+                found = running.resume_vectors(output)
+            else:
+                found = running.train_vectors(config, output, overwrite=overwrite)
+    except running.Interrupted as stop:
+        print(f"saved; continue with: jaxdti train --resume {output}", file=sys.stderr)
+        return 128 + stop.signal
     seeds = len(found["seeds"])
     print_table(f"accuracy on target test rows, mean ± sd over {seeds} seeds", found["lines"])
     for line in found["verdicts"]:

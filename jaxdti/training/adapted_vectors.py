@@ -22,7 +22,15 @@ from jaxdti.adaptation.san import class_weights, target_entropy
 from jaxdti.config import AdaptationConfig, TrainingConfig
 from jaxdti.models.fnn import FNN, init_fnn, split, take_layers
 from jaxdti.training.objectives import Objective, binding_loss, masked_mean
-from jaxdti.training.vectors import VectorBatch, VectorFit, VectorMethod, VectorReplica, fit_vectors, map_replicas
+from jaxdti.training.vectors import (
+    Progress,
+    VectorBatch,
+    VectorFit,
+    VectorMethod,
+    VectorReplica,
+    fit_vectors,
+    map_replicas,
+)
 
 Variables = dict[str, Any]
 
@@ -35,6 +43,7 @@ def fit_adapted(
     training: TrainingConfig,
     *,
     select: str | None = None,
+    progress: Progress | None = None,
 ) -> VectorFit:
     """Trains a network of K classes for each replica, adapted to its ``target`` rows; see ``fit_vectors``.
 
@@ -44,6 +53,7 @@ def fit_adapted(
       model: with hidden layers and K >= 2 outputs.
       features: float [N, F], shared by the replicas.
       select: keeps the best epoch on the source's validation rows, "accuracy" or "loss"; None keeps the last one.
+      progress: as in ``fit_vectors``.
 
     Raises:
       ValueError: as ``fit_vectors``; fewer than two outputs; a replica without target rows.
@@ -55,7 +65,8 @@ def fit_adapted(
     inputs = features.shape[-1]
     if adaptation.method == "none":
         distinct, of_replica = _distinct([_untargeted(replica) for replica in replicas])
-        fit = fit_vectors(model, partial(init_fnn, model, inputs), features, distinct, training, select=select)
+        fresh = partial(init_fnn, model, inputs)
+        fit = fit_vectors(model, fresh, features, distinct, training, select=select, progress=progress)
         return VectorFit(**{name: jax.tree.map(lambda x: x[of_replica], value) for name, value in vars(fit).items()})
     if lacking := [i for i, replica in enumerate(replicas) if not len(replica.target)]:
         raise ValueError(f"replica {lacking[0]}: adaptation.method={adaptation.method} needs target rows")
@@ -64,7 +75,7 @@ def fit_adapted(
     method = adapted_method(model, adaptation, training.epochs, steps)  # pyright: ignore[reportArgumentType]
     traced = [_with_hyper(replica, adaptation, model.outputs) for replica in replicas]
     init = partial(_init, model, adaptation, inputs)
-    return fit_vectors(model, init, features, traced, training, select=select, method=method)
+    return fit_vectors(model, init, features, traced, training, select=select, method=method, progress=progress)
 
 
 def score_domains(

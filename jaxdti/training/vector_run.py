@@ -1,5 +1,7 @@
 """A run on feature vectors: methods of adaptation compared on the target domains of a dataset."""
 
+import hashlib
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdti.config import AdaptationConfig, Config, save_config
+from jaxdti.config import AdaptationConfig, Config, load_config, save_config
 from jaxdti.data.digits import load_digit_domains
 from jaxdti.data.family_domains import load_family_domains
 from jaxdti.data.interactions import DataError
@@ -25,9 +27,13 @@ from jaxdti.evaluation.domain_results import (
 )
 from jaxdti.models.fnn import FNN
 from jaxdti.training.adapted_vectors import fit_adapted, score_domains
+from jaxdti.training.loop import Interrupted
 from jaxdti.training.report import say
 from jaxdti.training.run import create_directory, describe_environment, is_free
-from jaxdti.training.vectors import VectorFit, VectorReplica
+from jaxdti.training.signals import stop_signals
+from jaxdti.training.vectors import Progress, VectorFit, VectorReplica
+
+__all__ = ["Interrupted", "resume_vectors", "train_vectors"]
 
 _SELECT = {"last": None, "source": "accuracy"}
 
@@ -35,31 +41,79 @@ _SELECT = {"last": None, "source": "accuracy"}
 def train_vectors(config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:
     """Trains ``training.replicas`` networks for every method and task, and writes what they reach on the target.
 
-    All networks of a method train in one program. ``output`` gets config.yaml, environment.json, results.csv (a row a
-    network), summary.json and accuracy.png.
+    All networks of a method train in one program. ``output`` gets config.yaml, environment.json, data.json, methods/
+    (what each finished method reached, to resume from), results.csv (a row a network), summary.json and accuracy.png.
 
     Returns:
       ``results``, one entry for each task and method (see ``summarise_domains``), and ``lines``, the printed table.
 
     Raises:
       DataError: the data are unfit, or ``output`` exists and is not to be overwritten.
+      Interrupted: a signal arrived; ``resume_vectors`` goes on.
     """
     if not is_free(output) and not (overwrite and (output / "config.yaml").is_file()):
-        raise DataError(f"{output}: already exists; give another --output, or --overwrite where it is a run")
-    started = time.perf_counter()
-    training = config.training
-    seeds = range(training.seed, training.seed + training.replicas)
-    domains = load_domains(config, seeds)
+        raise DataError(
+            f"{output}: already exists; give another --output, or --resume {output}, or --overwrite where it is a run"
+        )
+    domains = load_domains(config, _seeds(config))
     create_directory(output)
     save_config(config, output / "config.yaml")
+    write_json(output / "data.json", {"sha256": _fingerprint(domains)})
+    return _run(config, output, domains)
+
+
+def resume_vectors(run: Path) -> dict[str, Any]:
+    """Continues an interrupted run behind the last method that was finished; what is finished is not trained again.
+
+    Raises:
+      DataError: not such a run, or the data are no longer those it began with.
+      Interrupted: as ``train_vectors``.
+    """
+    if not (run / "config.yaml").is_file() or not (run / "data.json").is_file():
+        raise DataError(f"{run}: not a run that can be resumed; expected a directory with config.yaml and data.json")
+    config = load_config(run / "config.yaml")
+    domains = load_domains(config, _seeds(config))
+    begun, now = json.loads((run / "data.json").read_text(encoding="utf-8"))["sha256"], _fingerprint(domains)
+    if begun != now:
+        raise DataError(f"{run}: the data changed since the run began (sha256 {begun}, now {now})")
+    return _run(config, run, domains)
+
+
+def _seeds(config: Config) -> range:
+    return range(config.training.seed, config.training.seed + config.training.replicas)
+
+
+def _fingerprint(domains: VectorDomains) -> str:
+    """SHA-256 of the features, the labels and the parts of every task."""
+    total = hashlib.sha256(domains.features.tobytes() + domains.label.tobytes())
+    for task, draws in domains.tasks.items():
+        for own in draws:
+            for part, rows in own.items():
+                total.update(f"{task} {part} ".encode() + rows.tobytes())
+    return total.hexdigest()
+
+
+def _run(config: Config, output: Path, domains: VectorDomains) -> dict[str, Any]:
+    """Everything after the data. A method's rows are kept as soon as all its networks are measured."""
+    started, seeds = time.perf_counter(), _seeds(config)
     write_json(output / "environment.json", describe_environment())
     for line in domains.lines:
         say(line)
     rows: list[Row] = []
-    for method in config.vectors.methods:
-        begun = time.perf_counter()
-        rows += train_method(config, domains, replace(config.adaptation, method=method), seeds)
-        say(f"{method}: {len(domains.tasks) * len(seeds)} networks, {time.perf_counter() - begun:.0f} s")
+    with stop_signals() as stopped:
+
+        def look(*_: Any) -> None:
+            if stopped:
+                raise Interrupted(stopped[0])
+
+        for method in config.vectors.methods:
+            begun, file = time.perf_counter(), output / "methods" / f"{method}.json"
+            if not file.is_file():
+                found = train_method(config, domains, replace(config.adaptation, method=method), seeds, look)
+                write_json(file, found)
+                say(f"{method}: {len(found)} networks, {time.perf_counter() - begun:.0f} s")
+                look()
+            rows += json.loads(file.read_text(encoding="utf-8"))  # Python's JSON keeps floats to the bit, and NaN
     summary = summarise_domains(rows)
     facts = {"seconds": round(time.perf_counter() - started, 1), "seeds": list(seeds), "tasks": list(domains.tasks)}
     write_domain_results(output, rows, summary, facts)
@@ -87,9 +141,16 @@ def load_domains(config: Config, seeds: Sequence[int]) -> VectorDomains:
 
 
 def train_method(
-    config: Config, domains: VectorDomains, adaptation: AdaptationConfig, seeds: Sequence[int]
+    config: Config,
+    domains: VectorDomains,
+    adaptation: AdaptationConfig,
+    seeds: Sequence[int],
+    progress: Progress | None = None,
 ) -> list[Row]:
-    """A row of results for each task and seed. Labels of target rows are hidden from the training."""
+    """A row of results for each task and seed. Labels of target rows are hidden from the training.
+
+    ``progress`` is that of ``fit_vectors``.
+    """
     vectors, training = config.vectors, config.training
     model = FNN(vectors.features, outputs=len(domains.classes))
     members = [(task, i) for task in domains.tasks for i in range(len(seeds))]
@@ -112,7 +173,8 @@ def train_method(
         )
         for (_, i), own in zip(members, parts, strict=True)
     ]
-    fit = fit_adapted(model, domains.features, replicas, adaptation, training, select=_SELECT[vectors.select])
+    select = _SELECT[vectors.select]
+    fit = fit_adapted(model, domains.features, replicas, adaptation, training, select=select, progress=progress)
     scores = {}
     for part in ("validation", "test"):
         rows = _stacked([own[part] for own in parts])

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from jaxdti.cli import main
 from jaxdti.config import config_from_dict
 from jaxdti.data.interactions import DataError
+from jaxdti.training import vector_run
 
 
 @pytest.fixture
@@ -45,6 +48,34 @@ def test_from_tables_to_results(flags, tmp_path, capsys):
     assert len(json.loads((tmp_path / "run" / "summary.json").read_text())["results"]) == 4
     assert main(["train", "--vectors.methods=none", *flags]) == 2
     assert "already exists" in capsys.readouterr().err
+
+
+def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, tmp_path, capsys, monkeypatch):
+    whole, run, trained = tmp_path / "run", tmp_path / "stopped", []
+    flags = ["--vectors.methods=none,dann,san", *flags]
+    assert main(["train", *flags]) == 0
+    flags[-1] = str(run)
+    fit = vector_run.fit_adapted
+
+    def stopping(*given, **settings):
+        trained.append(given[3].method)
+        if trained == ["none", "dann"]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return fit(*given, **settings)
+
+    monkeypatch.setattr(vector_run, "fit_adapted", stopping)
+    assert main(["train", *flags]) == 128 + signal.SIGTERM
+    assert f"saved; continue with: jaxdti train --resume {run}" in capsys.readouterr().err
+    assert [path.name for path in (run / "methods").iterdir()] == ["none.json"] and not (run / "results.csv").exists()
+    assert main(["train", *flags]) == 2 and f"or --resume {run}" in capsys.readouterr().err
+    assert main(["train", "--resume", str(run)]) == 0
+    assert trained == ["none", "dann", "dann", "san"]
+    assert (run / "results.csv").read_text() == (whole / "results.csv").read_text()
+    assert "san: above none on" in capsys.readouterr().out
+    assert main(["train", "--resume", str(run)]) == 0 and len(trained) == 4  # finished: nothing is trained
+    (tmp_path / "test.csv").write_text((tmp_path / "test.csv").read_text().replace("yes", "no", 1))
+    assert main(["train", "--resume", str(run)]) == 2
+    assert "the data changed since the run began" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
