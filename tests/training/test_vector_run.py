@@ -96,6 +96,12 @@ def test_what_the_configuration_refuses(vectors, rest, message):
         config_from_dict({"vectors": vectors} | rest)
 
 
+def test_the_planted_vectors_are_a_dataset_whose_tasks_are_strengths():
+    config = config_from_dict({"vectors": {"dataset": "planted", "tasks": ["0.25"]}})
+    domains = vector_run.load_domains(config, (3, 4))
+    assert list(domains.tasks) == ["0.25"] and len(domains.tasks["0.25"]) == 2
+
+
 def test_given_tables_are_one_target(flags, capsys):
     assert main(["train", "--vectors.tasks=noise", *flags]) == 2
     assert "given tables are one target" in capsys.readouterr().err
