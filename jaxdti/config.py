@@ -123,7 +123,7 @@ class DataConfig:
     cache_dir: str | None = None
     """features; default: the user cache directory"""
     device_gib: float = 4.0
-    """features larger than this stay on the host, and every chunk gets its own"""
+    """features larger than this stay on the host, and every program call gets its own"""
     planted: PlantedConfig = field(default_factory=PlantedConfig)
 
     def __post_init__(self):

@@ -13,9 +13,10 @@ from jax import Array
 
 from jaxdti.config import ModelConfig
 from jaxdti.data.batches import Shape
+from jaxdti.data.interactions import FeatureStore
 from jaxdti.layers.bilinear import gram_state
 from jaxdti.models.drugban import REFERENCE_ATOMS, REFERENCE_RESIDUES, DrugBAN
-from jaxdti.training.features import DeviceFeatures
+from jaxdti.training.features import DeviceFeatures, chosen_features
 
 ATOM_GRANULE, RESIDUE_GRANULE, BOND_GRANULE = 8, 16, 8
 _LEAST_GAIN = 0.03  # share of the work that one more length bucket, so one more program, has to save
@@ -75,7 +76,7 @@ def choose_lengths(lengths: np.ndarray, weights: np.ndarray, granule: int, most:
 
 
 def drug_entities(
-    config: ModelConfig, features: DeviceFeatures, weights: np.ndarray, most: int, batch_size: int
+    config: ModelConfig, features: DeviceFeatures | FeatureStore, weights: np.ndarray, most: int, batch_size: int
 ) -> Entities:
     """Length buckets of all drugs of ``features``; ``weights`` as in ``choose_lengths``.
 
@@ -100,7 +101,7 @@ def drug_entities(
 
 
 def protein_entities(
-    config: ModelConfig, features: DeviceFeatures, weights: np.ndarray, most: int, batch_size: int
+    config: ModelConfig, features: DeviceFeatures | FeatureStore, weights: np.ndarray, most: int, batch_size: int
 ) -> Entities:
     """Length buckets of all proteins of ``features``, otherwise as ``drug_entities``."""
     residues = np.diff(np.asarray(features.residue_offsets))
@@ -158,11 +159,14 @@ States = Projected | Grams
 Encode = Callable[[dict[str, Any], np.ndarray, States], States]
 
 
-def make_encoder(config: ModelConfig, features: DeviceFeatures, entities: Entities) -> Encode:
+def make_encoder(config: ModelConfig, features: DeviceFeatures | FeatureStore, entities: Entities) -> Encode:
     """Builds ``encode(variables, index, into) -> states``: entity ``index[i]`` is encoded into slot ``i`` of ``into``.
 
     ``index`` int [n] of distinct entities fits into the slots; ``into`` is given up, and what other slots hold means
     nothing. ``Projected`` takes entities of one bucket, ``Grams`` of any. One program a bucket and kind of state.
+
+    A store stays on the host, and every batch brings the features of its own entities. How many batches are under way
+    is not limited: their features are small beside the states that they become.
     """
     model = DrugBAN(config)
 
@@ -175,10 +179,26 @@ def make_encoder(config: ModelConfig, features: DeviceFeatures, entities: Entiti
         for bucket, shape in enumerate(entities.shapes):
             slots = np.flatnonzero(entities.of_entity[index] == bucket)
             for taken, places in encoder_batches(index[slots], slots, entities.batches[bucket], len(into.count)):
-                into = batch(variables, features, taken, places, into, shape)
+                chosen, taken = own_features(features, entities.kind, taken, shape)
+                into = batch(variables, chosen, taken, places, into, shape)
         return into
 
     return encode
+
+
+def own_features(
+    features: DeviceFeatures | FeatureStore, kind: str, index: np.ndarray, shape: Shape
+) -> tuple[DeviceFeatures, np.ndarray]:
+    """What an encoder takes of a batch ``index`` int32 [B], filler -1 last: features, and the indices into them.
+
+    Of a store these are the features of that batch alone.
+    """
+    if not isinstance(features, FeatureStore):
+        return features, index
+    mine, none = index[index >= 0], index[:0]
+    drugs, proteins = (mine, none) if kind == "drug" else (none, mine)
+    own = chosen_features(features, drugs, proteins, len(index), shape)
+    return own, np.where(index >= 0, np.arange(len(index), dtype=np.int32), index)
 
 
 def encoder_batches(

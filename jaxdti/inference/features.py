@@ -8,19 +8,24 @@ import numpy as np
 
 from jaxdti.config import ModelConfig
 from jaxdti.data.batches import Buckets, PairBatch, pair_batch, plan_evaluation
-from jaxdti.data.interactions import InteractionTable
+from jaxdti.data.interactions import FeatureStore, InteractionTable
 from jaxdti.models.drugban import DrugBAN
-from jaxdti.training.features import DeviceFeatures
+from jaxdti.training.features import DeviceFeatures, chunk_features
 
 JointFeatures = Callable[[dict[str, Any], np.ndarray], np.ndarray]  # (variables, table rows [N]) -> [N, F]
 
 
 def make_joint_features(
-    config: ModelConfig, features: DeviceFeatures, table: InteractionTable, buckets: Buckets, batch_size: int
+    config: ModelConfig,
+    features: DeviceFeatures | FeatureStore,
+    table: InteractionTable,
+    buckets: Buckets,
+    batch_size: int,
 ) -> JointFeatures:
     """Joint features float32 of table rows, in their order; BatchNorm uses the running statistics.
 
-    Programs are compiled once a bucket, at its first use.
+    Programs are compiled once a bucket, at its first use. Features in a store stay on the host, and every
+    batch brings its own.
     """
     model, programs = DrugBAN(config), {}
 
@@ -36,10 +41,13 @@ def make_joint_features(
         found = np.zeros((len(rows), config.joint_features), np.float32)
         place = {int(row): i for i, row in enumerate(rows)}
         for chunk in plan_evaluation(rows, buckets, batch_size):
+            members = chunk.rows[0]
+            chosen, batch = features, pair_batch(table, members)
+            if isinstance(features, FeatureStore):
+                chosen, batch = chunk_features(features, batch, buckets.shapes[chunk.bucket])
             if chunk.bucket not in programs:
                 programs[chunk.bucket] = program(buckets.shapes[chunk.bucket])
-            members = chunk.rows[0]
-            joint = programs[chunk.bucket](variables, features, pair_batch(table, members))
+            joint = programs[chunk.bucket](variables, chosen, batch)
             kept = members >= 0
             found[[place[int(row)] for row in members[kept]]] = np.asarray(joint)[kept]
         return found

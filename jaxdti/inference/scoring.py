@@ -52,7 +52,7 @@ def buckets_for(
 
 def make_scorer(
     config: ModelConfig,
-    features: DeviceFeatures,
+    features: DeviceFeatures | FeatureStore,
     table: InteractionTable,
     buckets: Buckets,
     batch_size: int,
@@ -73,6 +73,7 @@ def make_scorer(
     of these buckets, and two more; Gram one in all; and the zeros that each kind of tile begins with.
 
     Args:
+      features: on the device; a store stays on the host, and every encoder call brings those of its own entities.
       buckets: those of the training; how many they are bounds the length buckets of drugs and of proteins, as does 4.
       batch_size: most entities, and pairs, that one program call takes.
       memory: bytes of states on the device, at least those of one drug and one protein.
@@ -104,7 +105,7 @@ def make_scorer(
 
 
 def _entities(
-    config: ModelConfig, features: DeviceFeatures, table: InteractionTable, most: int, batch_size: int
+    config: ModelConfig, features: DeviceFeatures | FeatureStore, table: InteractionTable, most: int, batch_size: int
 ) -> tuple[Entities, Entities]:
     """Drugs and proteins of the table by length: the work that each adds is its encoder's and its pairs'."""
     atoms, residues = np.diff(np.asarray(features.atom_offsets)), np.diff(np.asarray(features.residue_offsets))

@@ -15,7 +15,7 @@ from jaxdti.data.named import write_json
 from jaxdti.evaluation.calibration import Calibration
 from jaxdti.inference.scoring import buckets_for, make_scorer
 from jaxdti.training.checkpoints import load_weights
-from jaxdti.training.features import device_features
+from jaxdti.training.features import features_within
 from jaxdti.training.state import init_variables
 
 _BATCH = 64
@@ -46,7 +46,8 @@ class TrainedRun:
         keep_programs()
         batch = min(_BATCH, len(table))
         buckets = buckets_for(self.config.model, table, store, _BUCKETS, batch)
-        scorer = make_scorer(self.config.model, device_features(store), table, buckets, batch)
+        features = features_within(store, self.config.data.device_gib)
+        scorer = make_scorer(self.config.model, features, table, buckets, batch)
         rows = np.arange(len(table))
         scores = [scorer(member.variables, rows).astype(np.float64) for member in self.members]
         scaled = [x * sd + mean for x, (mean, sd) in zip(scores, (m.label_scale for m in self.members), strict=True)]

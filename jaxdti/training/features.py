@@ -1,4 +1,4 @@
-"""Features on the device, once: batches are gathered there by index, at the shape of their bucket."""
+"""Features on the device, once, or part by part: batches are gathered there by index, at their bucket's shape."""
 
 from typing import Any
 
@@ -90,6 +90,11 @@ def feature_bytes(store: FeatureStore) -> int:
     return rows + 4 * (len(store.atom_offsets) + len(store.bond_offsets) + len(store.residue_offsets))
 
 
+def features_within(store: FeatureStore, gib: float) -> DeviceFeatures | FeatureStore:
+    """``device_features`` where they take at most ``gib`` GiB, otherwise the store itself."""
+    return device_features(store) if feature_bytes(store) <= gib * 2**30 else store
+
+
 def chunk_features(store: FeatureStore, batch: PairBatch, shape: Shape) -> tuple[DeviceFeatures, PairBatch]:
     """The features of one batch or stack of batches alone, for stores that are larger than the device, on the host.
 
@@ -102,11 +107,21 @@ def chunk_features(store: FeatureStore, batch: PairBatch, shape: Shape) -> tuple
     """
     drugs, drug = _distinct(batch.drug, batch.row_mask)
     proteins, protein = _distinct(batch.protein, batch.row_mask)
-    pairs = batch.drug.size
-    atoms, atom_offsets = _chosen(store.atoms, store.atom_offsets, drugs, pairs, shape.atoms)
-    bonds, bond_offsets = _chosen(store.bonds, store.bond_offsets, drugs, pairs, shape.bonds)
-    residues, residue_offsets = _chosen(store.residues, store.residue_offsets, proteins, pairs, shape.residues)
-    features = DeviceFeatures(
+    return chosen_features(store, drugs, proteins, batch.drug.size, shape), batch.replace(drug=drug, protein=protein)
+
+
+def chosen_features(
+    store: FeatureStore, drugs: np.ndarray, proteins: np.ndarray, count: int, shape: Shape
+) -> DeviceFeatures:
+    """The features of these entities alone, numbered in their order, on the host; their arrays have one size always.
+
+    Args:
+      drugs, proteins: int [at most ``count``] each, none of them larger than ``shape``; of one kind there may be none.
+    """
+    atoms, atom_offsets = _chosen(store.atoms, store.atom_offsets, drugs, count, shape.atoms)
+    bonds, bond_offsets = _chosen(store.bonds, store.bond_offsets, drugs, count, shape.bonds)
+    residues, residue_offsets = _chosen(store.residues, store.residue_offsets, proteins, count, shape.residues)
+    return DeviceFeatures(
         atoms=atoms.astype(np.int8, copy=False),
         atom_offsets=atom_offsets,
         bonds=bonds.astype(np.int16, copy=False),
@@ -114,7 +129,6 @@ def chunk_features(store: FeatureStore, batch: PairBatch, shape: Shape) -> tuple
         residues=residues.astype(np.uint8, copy=False),
         residue_offsets=residue_offsets,
     )
-    return features, batch.replace(drug=drug, protein=protein)
 
 
 def _distinct(index: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -30,7 +30,7 @@ from jaxdti.inference.scoring import buckets_for, make_scorer
 from jaxdti.inference.trained import TrainedRun, load_run
 from jaxdti.training.adapted import adapted, check_target, target_judge
 from jaxdti.training.checkpoints import open_checkpoints
-from jaxdti.training.features import device_features, feature_bytes, host_features
+from jaxdti.training.features import feature_bytes, host_features
 from jaxdti.training.loop import (
     Interrupted,
     Member,
@@ -328,10 +328,10 @@ def fit_replicas(
     size = feature_bytes(dataset.store) / 2**30
     if size > config.data.device_gib:
         tell(
-            f"features ({size:.3g} GiB) are larger than data.device_gib={config.data.device_gib}: training brings each "
-            "chunk its own; scoring still puts all of them on one device"
+            f"features ({size:.3g} GiB) are larger than data.device_gib={config.data.device_gib}: they stay on the "
+            "host, and every program call gets its own"
         )
-        features, scored = dataset.store, device_features(dataset.store)
+        features = scored = dataset.store
     else:
         features = put(host_features(dataset.store), mesh, REPLICATED)
         scored = local(features)

@@ -22,13 +22,13 @@ from jax.typing import ArrayLike
 
 from jaxdti.config import Config, ModelConfig
 from jaxdti.data.batches import Buckets, PairBatch, Shape, one_bucket, pair_batch, plan_evaluation
-from jaxdti.data.interactions import DataError, InteractionTable
+from jaxdti.data.interactions import DataError, FeatureStore, InteractionTable
 from jaxdti.inference.encode import Entities, drug_entities, encoder_batches, protein_entities
 from jaxdti.inference.features import make_joint_features
 from jaxdti.inference.scoring import Scorer
 from jaxdti.inference.trained import Weights
 from jaxdti.models.drugban import PARTS, DrugBAN, depth, score, share_proteins
-from jaxdti.training.features import DeviceFeatures
+from jaxdti.training.features import DeviceFeatures, device_features
 from jaxdti.training.label_tree import Path, partition, select
 from jaxdti.training.method import Method, Replica, Variables, supervised
 from jaxdti.training.objectives import Objective, masked_mean, pair_losses
@@ -66,7 +66,7 @@ def transferred(
     sources: Sequence[Weights],
     replicas: Sequence[Replica],
     table: InteractionTable,
-    features: DeviceFeatures,
+    features: DeviceFeatures | FeatureStore,
     buckets: Buckets,
     scale: tuple[float, float],
     steps: int,
@@ -76,7 +76,7 @@ def transferred(
     Args:
       sources: a trained network of the configured architecture, or one for each replica (whose seeds then differ), all
         with the same frozen part.
-      features: on the device, of the whole table.
+      features: of the whole table; where a part is frozen, those of a store are put on the device.
       scale: (mean, sd) of the affinities at hand, (0, 1) for classification; the last layer starts so that it predicts
         the same affinities as the source.
 
@@ -96,6 +96,8 @@ def transferred(
     if not frozen:
         return method
 
+    if isinstance(features, FeatureStore):
+        features = device_features(features)
     inputs = frozen_outputs(config, network, frozen, replicas, table, features, buckets)
     forward = partial(_forward, DrugBAN(config.model), _stored(network["params"], frozen))
     method = replace(method, objective=partial(_objective, config.task, forward))

@@ -11,8 +11,8 @@ from jaxdti.config import ModelConfig
 from jaxdti.data.batches import Shape, one_bucket, pair_batch
 from jaxdti.data.features import build_store, featurize_smiles
 from jaxdti.data.interactions import InteractionTable
+from jaxdti.inference import encode, scoring
 from jaxdti.inference import pairs as pairs_module
-from jaxdti.inference import scoring
 from jaxdti.inference.scoring import buckets_for, make_scorer, tiles
 from jaxdti.models.drugban import DrugBAN, score
 from jaxdti.training.features import device_features
@@ -132,6 +132,28 @@ def test_scores_come_in_the_order_of_the_rows_and_do_not_depend_on_the_batches(
 @pytest.mark.parametrize("memory", [1, 40 * STATE], ids=["one", "some"])
 def test_little_memory_gives_the_same_scores(form, pairs, variables, expected, memory):
     np.testing.assert_allclose(scorer_of(pairs, memory=memory)(variables, np.arange(30)), expected, atol=1e-5)
+
+
+def test_features_on_the_host_give_the_same_scores_and_come_batch_by_batch(form, pairs, variables, monkeypatch):
+    table, store = pairs
+    buckets, sizes = buckets_for(CONFIG, table, store, 3, 4), []
+    expected = make_scorer(CONFIG, device_features(store), table, buckets, 4, memory=40 * STATE)
+    scorer = make_scorer(CONFIG, store, table, buckets, 4, memory=40 * STATE)
+    project = encode.project
+
+    def watched(model, kind, variables, features, index, shape):
+        sizes.append((kind, len(index) * max(shape.atoms, shape.residues), features))
+        return project(model, kind, variables, features, index, shape)
+
+    monkeypatch.setattr(encode, "project", watched)
+    found = scorer(variables, np.arange(30))
+    assert {kind for kind, *_ in sizes} == {"drug", "protein"}
+    for kind, positions, features in sizes:  # of one batch of entities at their padded length, and of one kind
+        held = {name: len(getattr(features, name)) for name in ("atoms", "bonds", "residues")}
+        assert max(held.values()) == positions and (held["residues"] == 0) == (kind == "drug")
+    np.testing.assert_array_equal(found, expected(variables, np.arange(30)))
+    some = np.array([5, 0, 5, 7])
+    np.testing.assert_array_equal(scorer(variables, some), expected(variables, some))
 
 
 @pytest.fixture

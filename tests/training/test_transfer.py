@@ -488,6 +488,8 @@ def test_shallow_classifiers_learn_on_the_joint_features(tiny_config, source, tm
     parts, label = dataset.parts, dataset.table.label
     rows = np.arange(len(label))
     joint = make_joint_features(config.model, features, dataset.table, buckets, 8)(source[1], rows)
+    streamed = make_joint_features(config.model, dataset.store, dataset.table, buckets, 8)(source[1], rows)
+    np.testing.assert_array_equal(streamed, joint)
     network = network_of(tmp_path / "run")["params"]["decoder"]["hidden_0"]["dense"]
     linear = joint @ network["kernel"][:, 0] + network["bias"][0]
     scores = load_run(tmp_path / "run").score(dataset.table, dataset.store)
