@@ -4,9 +4,11 @@ import os
 import sys
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from jaxdti.compilation import keep_programs, release_compiler_memory
+from jaxdti.compilation import keep_programs, release_compiler_memory, told_jit
 
 SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 
@@ -48,3 +50,23 @@ def test_freed_memory_goes_back_to_the_system():
     blocks.clear()
     release_compiler_memory()
     assert resident() - before < 30 * 2**20 and len(kept) == 64 * 1024
+
+
+def test_every_compilation_is_told_once(capsys, monkeypatch):
+    add = told_jit(
+        lambda into, values: {"sum": into["sum"] + values}, lambda into, values: f"sum of {len(values)}", "into"
+    )
+    given = {"sum": jnp.zeros(3)}
+    for values in (np.ones(3, np.float32), np.full(3, 2.0, np.float32)):
+        given = add(given, values)
+    np.testing.assert_array_equal(given["sum"], [3.0, 3.0, 3.0])
+    donated = {"sum": jnp.zeros(2, jnp.int32)}
+    add(donated, np.ones(2, np.int32))
+    assert donated["sum"].is_deleted()
+    add({"sum": jnp.zeros(2)}, np.ones(2, np.float32))
+    told = capsys.readouterr().err.splitlines()
+    assert [line.rpartition(" in ")[0] for line in told] == [f"compiled sum of {n}" for n in (3, 2, 2)]
+    assert all(line.endswith(" s") for line in told)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    add({"sum": jnp.zeros(4)}, np.ones(4, np.float32))
+    assert capsys.readouterr().err == ""

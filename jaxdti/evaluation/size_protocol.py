@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdti.config import Config, SizesConfig, TrainingConfig, load_config, save_config
+from jaxdti.console import say
 from jaxdti.data.families import (
     EVERY,
     FamilyCompounds,
@@ -44,7 +45,6 @@ from jaxdti.evaluation.size_results import SizeTable, measure, write_size_result
 from jaxdti.inference.shallow import logistic_regressions, random_forest, support_vectors
 from jaxdti.models.fnn import FNN, init_fnn, split, take_layers
 from jaxdti.training.loop import Interrupted, NonFiniteLoss
-from jaxdti.training.report import say
 from jaxdti.training.run import create_directory, describe_environment, is_free
 from jaxdti.training.signals import stop_signals
 from jaxdti.training.vectors import VectorFit, VectorReplica, fit_vectors, predict_vectors

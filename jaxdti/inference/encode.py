@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import flax.struct
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxdti.compilation import told_jit
 from jaxdti.config import ModelConfig
 from jaxdti.data.batches import Shape
 from jaxdti.data.interactions import FeatureStore
@@ -170,17 +170,25 @@ def make_encoder(config: ModelConfig, features: DeviceFeatures | FeatureStore, e
     """
     model = DrugBAN(config)
 
-    @partial(jax.jit, static_argnames="shape", donate_argnames="into")
-    def batch(variables, features, index, slots, into: States, shape: Shape) -> States:
-        new = project(model, entities.kind, variables, features, index, shape)
-        return _put_projected(into, slots, new) if isinstance(into, Projected) else _put_grams(into, slots, new)
+    def program(shape: Shape):
+        def batch(variables, features, index, slots, into: States) -> States:
+            new = project(model, entities.kind, variables, features, index, shape)
+            return _put_projected(into, slots, new) if isinstance(into, Projected) else _put_grams(into, slots, new)
+
+        def name(variables, features, index, slots, into: States) -> str:
+            form = ", Gram" if isinstance(into, Grams) else ""
+            return f"encoder of {len(index)} {entities.kind}s of {shape.atoms or shape.residues}{form}"
+
+        return told_jit(batch, name, donate="into")
+
+    programs = [program(shape) for shape in entities.shapes]
 
     def encode(variables: dict[str, Any], index: np.ndarray, into: States) -> States:
         for bucket, shape in enumerate(entities.shapes):
             slots = np.flatnonzero(entities.of_entity[index] == bucket)
             for taken, places in encoder_batches(index[slots], slots, entities.batches[bucket], len(into.count)):
                 chosen, taken = own_features(features, entities.kind, taken, shape)
-                into = batch(variables, chosen, taken, places, into, shape)
+                into = programs[bucket](variables, chosen, taken, places, into)
         return into
 
     return encode

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
+from jaxdti.compilation import told_jit
 from jaxdti.config import ModelConfig
-from jaxdti.data.batches import Buckets, PairBatch, pair_batch, plan_evaluation
+from jaxdti.data.batches import Buckets, PairBatch, Shape, pair_batch, plan_evaluation
 from jaxdti.data.interactions import FeatureStore, InteractionTable
 from jaxdti.models.drugban import DrugBAN
 from jaxdti.training.features import DeviceFeatures, chunk_features
@@ -24,18 +24,23 @@ def make_joint_features(
 ) -> JointFeatures:
     """Joint features float32 of table rows, in their order; BatchNorm uses the running statistics.
 
-    Programs are compiled once a bucket, at its first use. Features in a store stay on the host, and every
+    Programs are compiled and told once a bucket, at its first use. Features in a store stay on the host, and every
     batch brings its own.
     """
-    model, programs = DrugBAN(config), {}
+    model = DrugBAN(config)
 
-    def program(shape):
+    def program(shape: Shape):
         def run(variables: dict[str, Any], features: DeviceFeatures, batch: PairBatch):
             drugs, proteins = features.drugs(batch.drug, shape), features.proteins(batch.protein, shape)
             method = DrugBAN.features_and_logits
             return model.apply(variables, drugs, proteins, batch.row_mask, train=False, method=method)[0]
 
-        return jax.jit(run)
+        def name(variables, features, batch: PairBatch) -> str:
+            return f"features of {len(batch.drug)} pairs of {shape.atoms} atoms, {shape.residues} residues"
+
+        return told_jit(run, name)
+
+    programs = [program(shape) for shape in buckets.shapes]
 
     def joint_features(variables: dict[str, Any], rows: np.ndarray) -> np.ndarray:
         found = np.zeros((len(rows), config.joint_features), np.float32)
@@ -45,8 +50,6 @@ def make_joint_features(
             chosen, batch = features, pair_batch(table, members)
             if isinstance(features, FeatureStore):
                 chosen, batch = chunk_features(features, batch, buckets.shapes[chunk.bucket])
-            if chunk.bucket not in programs:
-                programs[chunk.bucket] = program(buckets.shapes[chunk.bucket])
             joint = programs[chunk.bucket](variables, chosen, batch)
             kept = members >= 0
             found[[place[int(row)] for row in members[kept]]] = np.asarray(joint)[kept]

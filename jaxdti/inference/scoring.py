@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdti.compilation import told_jit
 from jaxdti.config import ModelConfig
 from jaxdti.data.batches import Buckets, Shape, choose_buckets, one_bucket, pair_cost
 from jaxdti.data.interactions import FeatureStore, InteractionTable
@@ -69,8 +70,10 @@ def make_scorer(
     than half of ``memory`` (a quarter, in the Gram form); otherwise once for every protein tile that it is wanted with.
     The form, pairwise or Gram, is the cheaper one for these rows (``choose_form``).
 
-    Programs, compiled at first use: an encoder a length bucket of drugs and of proteins; pairwise one that pools a pair
-    of these buckets, and two more; Gram one in all; and the zeros that each kind of tile begins with.
+    Programs, compiled and told at first use, where E <= 8 is the number of length buckets of drugs and of proteins and
+    S <= 16 that of their pairs: pairwise E encoders, S that pool, and two more, so at most 26; Gram E encoders and one
+    more, so at most 9. The zeros that each kind of tile begins with are not counted. Fewer lengths would save programs
+    and cost more in padding (benchmarks/README.md).
 
     Args:
       features: on the device; a store stays on the host, and every encoder call brings those of its own entities.
@@ -136,7 +139,14 @@ def _pairwise(
     batch_size: int,
 ) -> PairScorer:
     """``score(variables, drug, protein)``: scores of distinct pairs of entities, int [N] each, in the pairwise form."""
-    heads, pool, finish = jax.jit(partial(folded_heads, model)), jax.jit(pool_pairs), jax.jit(partial(decode, model))
+
+    def pool_name(heads, drugs: Projected, proteins: Projected, drug, *_) -> str:
+        atoms, residues = drugs.values.shape[1], proteins.values.shape[1]
+        return f"attention of {len(drug)} pairs of {atoms} atoms, {residues} residues"
+
+    heads = told_jit(partial(folded_heads, model), lambda *_: "attention weights")
+    pool = told_jit(pool_pairs, pool_name)
+    finish = told_jit(partial(decode, model), lambda variables, f, *_: f"decoder of {len(f)} pairs")
 
     def empty(entities: Entities, slots: tuple[int, ...], bucket: int) -> States:
         shape = (slots[bucket], entities.states[bucket], rank)
@@ -173,7 +183,8 @@ def _gram(
     model: DrugBAN, drugs: Entities, proteins: Entities, plan: TilePlan, encoders: Encoders, rank: int
 ) -> PairScorer:
     """As ``_pairwise``, in the Gram form: whole tiles are scored, and the wanted pairs picked."""
-    program = jax.jit(partial(score_grid, model))
+    name = lambda variables, drugs, proteins: f"scores of {len(drugs.count)} drugs x {len(proteins.count)} proteins"
+    program = told_jit(partial(score_grid, model), name)
 
     def empty(slots: int, key: int) -> States:
         total, count = np.zeros((slots, rank), np.float32), np.zeros(slots, np.int32)

@@ -12,6 +12,7 @@ from rich.table import Table
 from tensorboardX import SummaryWriter
 
 from jaxdti.config import Config
+from jaxdti.console import console, say, say_compiled
 from jaxdti.evaluation.baselines import baseline_table
 from jaxdti.evaluation.evaluation import INTERVALS, json_ready
 from jaxdti.training.loop import Reporter
@@ -21,12 +22,6 @@ _TRANSFERRED = {  # what a transferred network is called
     "feature": "DrugBAN, frozen part from the source",
     "shallow": "logistic regression on the source's features",
 }
-_console = Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-def say(line: str) -> None:
-    """One line for the user, on standard error."""
-    _console.print(line, markup=False)
 
 
 class RunReporter:
@@ -36,7 +31,7 @@ class RunReporter:
         self._metrics = output / "metrics.jsonl"
         self._epochs = epochs
         self._replicas = len(histories)
-        self._status = _console.status("compiling") if _console.is_terminal else None
+        self._status = console.status("compiling") if console.is_terminal else None
         # As they were written: epoch by epoch, within an epoch replica by replica.
         records = sorted(
             (record["epoch"], i, self._line(i, record)) for i, history in enumerate(histories) for record in history
@@ -65,7 +60,7 @@ class RunReporter:
             writer.close()
 
     def reporter(self) -> Reporter:
-        return Reporter(update=self._update, epoch=self._epoch, failed=self._failed, compiled=self._compiled)
+        return Reporter(update=self._update, epoch=self._epoch, failed=self._failed, compiled=say_compiled)
 
     def _line(self, replica: int, record: dict[str, Any]) -> str:
         named = {"replica": replica} if self._replicas > 1 else {}
@@ -100,9 +95,6 @@ class RunReporter:
 
     def _failed(self, replica: int, reason: str) -> None:
         say(f"{self._name(replica)}failed, the others go on: {reason}")
-
-    def _compiled(self, name: str, seconds: float) -> None:
-        say(f"compiled {name} in {seconds:.1f} s")
 
 
 def show_results(config: Config, summary: dict[str, Any], output: Path) -> None:

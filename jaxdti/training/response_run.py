@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from jaxdti.compilation import keep_programs
 from jaxdti.config import Config, ResponseConfig, load_config, save_config
+from jaxdti.console import say
 from jaxdti.data.interactions import DataError
 from jaxdti.data.named import write_json
 from jaxdti.data.study import Study, load_study
@@ -26,7 +27,6 @@ from jaxdti.evaluation.response import (
 )
 from jaxdti.models.autoencoders import normalise
 from jaxdti.training.loop import Interrupted, NonFiniteLoss
-from jaxdti.training.report import say
 from jaxdti.training.response_heads import Encoder, HeadFit, encoder_output, fit_heads, study_folds
 from jaxdti.training.response_objectives import SEPARATING, Profiles
 from jaxdti.training.response_pretraining import (

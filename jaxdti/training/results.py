@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxdti.config import Config, save_config
+from jaxdti.console import say
 from jaxdti.data.load import Dataset
 from jaxdti.data.named import write_json
 from jaxdti.data.tables import write_table
@@ -25,7 +26,7 @@ from jaxdti.inference.trained import load_run, write_model_card
 from jaxdti.training.checkpoints import save_weights
 from jaxdti.training.loop import Progress, class_weights, label_scale
 from jaxdti.training.method import Method, Replica, Variables
-from jaxdti.training.report import say, show_results
+from jaxdti.training.report import show_results
 
 SCORED_PARTS = ("validation", "test")
 SOURCE_ONLY, SCRATCH = "source_only", "scratch"  # folders of the runs to compare with, and names in the summary

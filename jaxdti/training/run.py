@@ -20,6 +20,7 @@ import optax
 from jaxdti import __version__
 from jaxdti.compilation import keep_programs
 from jaxdti.config import AdaptationConfig, Config, TransferConfig, load_config, save_config
+from jaxdti.console import say
 from jaxdti.data.batches import Buckets, plan_epoch
 from jaxdti.data.interactions import DataError, InteractionTable
 from jaxdti.data.load import Dataset, load_data
@@ -45,7 +46,7 @@ from jaxdti.training.loop import (
 from jaxdti.training.mesh import REPLICATED, is_lead, local, make_mesh, put, take_replica
 from jaxdti.training.method import Method, Replica, supervised, with_frozen
 from jaxdti.training.optimizer import make_optimizer
-from jaxdti.training.report import RunReporter, say
+from jaxdti.training.report import RunReporter
 from jaxdti.training.results import SCRATCH, SOURCE_ONLY, Fitted, write_results
 from jaxdti.training.shallow import copy_network, evaluate_source, fit_shallow, linear_head
 from jaxdti.training.state import hyper_parameters, init_replicas

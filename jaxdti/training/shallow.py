@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdti.config import Config, ModelConfig, save_config
+from jaxdti.console import say
 from jaxdti.data.batches import Shape, one_bucket
 from jaxdti.data.interactions import DataError
 from jaxdti.data.load import Dataset
@@ -23,7 +24,6 @@ from jaxdti.training.checkpoints import save_weights
 from jaxdti.training.features import device_features
 from jaxdti.training.loop import Member, Progress, class_weights, validate
 from jaxdti.training.method import Replica, Variables, supervised
-from jaxdti.training.report import say
 from jaxdti.training.results import SCORED_PARTS, Fitted, calibrate, evaluate_parts
 from jaxdti.training.transfer import FrozenOutputs, outputs_scorer, row_batch
 

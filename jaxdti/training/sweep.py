@@ -17,6 +17,7 @@ import yaml
 
 from jaxdti.config import Config, config_from_dict, config_to_dict, save_config
 from jaxdti.config_tree import plant, read_yaml
+from jaxdti.console import say
 from jaxdti.data.batches import PairBatch, Shape, pair_cost
 from jaxdti.data.interactions import DataError
 from jaxdti.data.load import Dataset, load_data
@@ -30,7 +31,6 @@ from jaxdti.training.grid import combinations, describe_setting, draw, parse_gri
 from jaxdti.training.loop import SELECTION, Interrupted, NonFiniteLoss
 from jaxdti.training.method import Method, Replica
 from jaxdti.training.optimizer import make_optimizer
-from jaxdti.training.report import say
 from jaxdti.training.results import score_baselines, write_member
 from jaxdti.training.run import (
     create_directory,

@@ -20,6 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxdti.compilation import told_jit
 from jaxdti.config import Config, ModelConfig
 from jaxdti.data.batches import Buckets, PairBatch, Shape, one_bucket, pair_batch, plan_evaluation
 from jaxdti.data.interactions import DataError, FeatureStore, InteractionTable
@@ -312,15 +313,22 @@ def outputs_scorer(
 ) -> Scorer:
     """As ``make_scorer``, from what a frozen part gave: right for networks with that part alone."""
 
-    @partial(jax.jit, static_argnames="shape")
-    def program(variables: Variables, inputs: FrozenOutputs, batch: PairBatch, shape: Shape) -> Array:
-        return score(_forward(DrugBAN(model), _as_they_are, variables, inputs, batch, shape)[0])
+    def program(shape: Shape):
+        def run(variables: Variables, inputs: FrozenOutputs, batch: PairBatch) -> Array:
+            return score(_forward(DrugBAN(model), _as_they_are, variables, inputs, batch, shape)[0])
+
+        def name(variables, inputs, batch: PairBatch) -> str:
+            return f"scores of {len(batch.drug)} pairs of {shape.atoms} atoms, {shape.residues} residues"
+
+        return told_jit(run, name)
+
+    programs = [program(shape) for shape in buckets.shapes]
 
     def scores(variables: Variables, rows: np.ndarray) -> np.ndarray:
         found = np.zeros(len(buckets.of_row), np.float32)
         for chunk in plan_evaluation(np.unique(rows), buckets, batch_size):
             members = chunk.rows[0]
-            part = np.asarray(program(variables, inputs, batch(members), buckets.shapes[chunk.bucket]))
+            part = np.asarray(programs[chunk.bucket](variables, inputs, batch(members)))
             found[members[members >= 0]] = part[members >= 0]
         return found[rows]
 
@@ -380,17 +388,22 @@ def encode_entities(
     width, dtype = config.model.drug_features if drugs else config.model.protein_features, jnp.dtype(config.model.dtype)
     _check_size(config, int(placed[-1]) * width, dtype.itemsize)
 
-    @partial(jax.jit, static_argnames="shape")
-    def program(variables: Variables, features: DeviceFeatures, index: Array, shape: Shape) -> Array:
-        padded = features.drugs(index, shape) if drugs else features.proteins(index, shape)
-        found: Any = model.apply(variables, padded, jnp.ones(len(index), bool), method=f"encode_{kind}")
-        return found[0]
+    def program(shape: Shape):
+        def run(variables: Variables, features: DeviceFeatures, index: Array) -> Array:
+            padded = features.drugs(index, shape) if drugs else features.proteins(index, shape)
+            found: Any = model.apply(variables, padded, jnp.ones(len(index), bool), method=f"encode_{kind}")
+            return found[0]
+
+        def name(variables, features, index: np.ndarray) -> str:
+            return f"frozen encoder of {len(index)} {kind}s of {shape.atoms or shape.residues}"
+
+        return told_jit(run, name)
 
     values = np.zeros((placed[-1], width), dtype)
     for bucket, shape in enumerate(entities.shapes):
-        mine = index[entities.of_entity[index] == bucket]
+        mine, encode = index[entities.of_entity[index] == bucket], program(shape)
         for taken, _ in encoder_batches(mine, mine, entities.batches[bucket], 0):
-            encoded = np.asarray(program(variables, features, np.maximum(taken, 0), shape))
+            encoded = np.asarray(encode(variables, features, np.maximum(taken, 0)))
             for entity, one in zip(taken, encoded, strict=True):
                 if entity >= 0:
                     start, end = placed[entity], placed[entity + 1]

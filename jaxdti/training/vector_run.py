@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxdti.config import AdaptationConfig, Config, load_config, save_config
+from jaxdti.console import say
 from jaxdti.data.digits import load_digit_domains
 from jaxdti.data.family_domains import load_family_domains
 from jaxdti.data.interactions import DataError
@@ -28,7 +29,6 @@ from jaxdti.evaluation.domain_results import (
 from jaxdti.models.fnn import FNN
 from jaxdti.training.adapted_vectors import fit_adapted, score_domains
 from jaxdti.training.loop import Interrupted
-from jaxdti.training.report import say
 from jaxdti.training.run import create_directory, describe_environment, is_free
 from jaxdti.training.signals import stop_signals
 from jaxdti.training.vectors import Progress, VectorFit, VectorReplica

@@ -1,6 +1,7 @@
 """Scores do not depend on how the pairs were grouped, padded, tiled or ordered, nor on the form they took."""
 
 import dataclasses
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -190,7 +191,7 @@ def test_every_entity_is_encoded_once(form, pairs, variables, encoded, memory):
         assert set(encoded["drug"]) == set(store.atom_counts[drugs].tolist())
 
 
-def test_programs_are_few_and_do_not_depend_on_what_is_scored(pairs, monkeypatch):
+def test_programs_are_few_and_told_and_do_not_depend_on_what_is_scored(pairs, monkeypatch, capsys):
     pooled, decoded = [], []
     attention, final = pairs_module.pooled_attention, pairs_module.score
 
@@ -208,6 +209,14 @@ def test_programs_are_few_and_do_not_depend_on_what_is_scored(pairs, monkeypatch
     assert len(set(pooled)) <= 4 and len({v for v, _ in pooled}) == len({q for _, q in pooled}) == 2
     assert len(pooled) <= 2 * len(set(pooled))  # a loop's body may be traced twice in one compilation
     assert decoded == [(4, 1)]
+    told = [line.rpartition(" in ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert len(told) == len(set(told)) and {line.split()[0] for line in told} == {"compiled"}
+    kinds = Counter(line.split()[1] for line in told)
+    assert kinds["encoder"] == 4 and kinds["attention"] == len(set(pooled)) + 1 and kinds["decoder"] == 1
+    monkeypatch.setattr(scoring, "choose_form", lambda *_: "gram")
+    scorer(init_variables(CONFIG, 0), np.arange(30))
+    kinds = Counter(line.split()[1] for line in capsys.readouterr().err.splitlines())
+    assert kinds == {"encoder": 4, "scores": 1}
 
 
 def test_the_cheaper_form_is_taken(pairs, variables, expected, monkeypatch):

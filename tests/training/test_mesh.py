@@ -210,9 +210,11 @@ def contacts(tiny_config, tmp_path_factory):
     return run
 
 
-def test_the_host_meets_the_device_once_a_chunk_and_at_the_epochs_end(contacts, caplog):
+def test_the_host_meets_the_device_once_a_chunk_and_at_the_epochs_end(contacts, caplog, capsys):
     """On CPU the guard refuses implicit transfers to the device, on GPU those from it too."""
-    resident, streamed = contacts(4.0, caplog), contacts(0.0, caplog)
+    jax.clear_caches()  # other tests may have compiled the same
+    resident, told = contacts(4.0, caplog), capsys.readouterr().err
+    streamed = contacts(0.0, caplog)
     for found, puts in ((resident, 1), (streamed, 2)):
         chunks = found.counts["pair_batch"]
         assert chunks >= 12 and found.counts["program"] == chunks
@@ -223,6 +225,10 @@ def test_the_host_meets_the_device_once_a_chunk_and_at_the_epochs_end(contacts, 
     chex.assert_trees_all_equal(streamed.state, resident.state)
     assert resident.programs["program"] == streamed.programs["program"] == 2
     # Beside training and scoring: the fresh state, its copy, one replica of it, the better of two epochs.
-    scoring = ("batch", "folded_heads", "pool_pairs", "decode", "broadcast_in_dim", "convert_element_type")
-    helpers = {name: count for name, count in resident.programs.items() if name not in ("program", *scoring)}
+    named = ("program", "batch", "folded_heads", "pool_pairs", "decode")
+    zeros = ("broadcast_in_dim", "convert_element_type")
+    helpers = {name: count for name, count in resident.programs.items() if name not in (*named, *zeros)}
     assert sum(helpers.values()) <= 4, resident.programs
+    # Training has a program a bucket; scoring, in 2 lengths of drugs and 2 of proteins, 4 + 4 + 2 at most.
+    compiled = sum(resident.programs[name] for name in named)
+    assert compiled == sum(line.startswith("compiled ") for line in told.splitlines()) <= 2 + 10
