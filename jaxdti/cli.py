@@ -4,10 +4,13 @@ Nothing heavy is imported here, so that help and errors come at once; the comman
 """
 
 import argparse
+import atexit
 import os
 import re
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +22,7 @@ from jaxdti.data.interactions import DataError
 
 USAGE_ERROR = 2  # also for input that the user has to mend
 INTERRUPTED = 130  # 128 + SIGINT
+TERMINATED = 143  # 128 + SIGTERM
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 ALIASES = {
@@ -32,8 +36,28 @@ ALIASES = {
 Command = Callable[[argparse.Namespace], int]
 
 
+class Terminated(BaseException):
+    """SIGTERM arrived where nothing waits for it."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+    raise Terminated
+
+
+def _stopped(how: str, code: int, own_process: bool) -> int:
+    print(f"jaxdti: {how}", file=sys.stderr)
+    if own_process:
+        # Python's usual end crashes where JAX was stopped while it traced or compiled (jax 0.10, CPU).
+        atexit.register(os._exit, code)
+    return code
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code; without arguments prints the help and returns 2."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    # What is half-written can be removed, unlike with the system's own way of ending a process.
+    previous = signal.signal(signal.SIGTERM, _terminate) if main_thread else None
     try:
         try:
             return _run(list(sys.argv[1:] if arguments is None else arguments))
@@ -43,12 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"jaxdti: error: {error}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
-        print("jaxdti: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return _stopped("interrupted", INTERRUPTED, arguments is None)
+    except Terminated:
+        return _stopped("terminated", TERMINATED, arguments is None)
     except BrokenPipeError:
         # Whoever read the output has left. Nothing may be flushed into the closed pipe when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
 
 
 def _run(arguments: list[str]) -> int:

@@ -254,6 +254,32 @@ def test_ctrl_c_gives_130_and_a_bug_its_traceback(run_cli, monkeypatch):
         cli.main(["train", "--resume", "run"])
 
 
+# Signals before the loop that listens to them: data are read, programs compiled.
+STOPPED = """
+import os, signal, sys
+from jaxdti import cli
+from jaxdti.training import run
+run.load_data = lambda *_: os.kill(os.getpid(), signal.{})
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize("name, code, word", [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+def test_a_signal_while_data_are_read_is_one_line_and_leaves_nothing(name, code, word):
+    command = [sys.executable, "-c", STOPPED.format(name), "train", "--data.dataset", "planted", "--output", "run"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert (found.returncode, found.stdout, found.stderr) == (code, "", f"jaxdti: {word}\n")
+    assert not list(Path().iterdir())
+
+
+def test_main_leaves_the_handlers_of_its_caller_alone(run_cli, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("jaxdti.training.run.resume", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert run_cli("train", "--resume", "run") == (143, "", "jaxdti: terminated\n")
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 # sweep
 
 

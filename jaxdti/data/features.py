@@ -197,7 +197,9 @@ def _featurize_chunks(chunks: list[list[str]], workers: int) -> Iterator[tuple[i
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     others = min(workers, len(chunks)) - 1
-    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) for _ in range(others)]
+    # Ctrl-C goes to a whole process group, and is this process's to answer.
+    start = functools.partial(subprocess.Popen, command, stdin=pipe, stdout=pipe, env=environment, process_group=0)
+    processes = [start() for _ in range(others)]
     waiting: SimpleQueue[int] = SimpleQueue()
     for i in range(len(chunks)):
         waiting.put(i)

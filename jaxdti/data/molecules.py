@@ -244,7 +244,4 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        serve(sys.stdin.buffer, sys.stdout.buffer)
-    except KeyboardInterrupt:
-        sys.exit(130)  # Ctrl-C reaches the whole process group; the parent reports it
+    serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -75,9 +75,9 @@ def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str,
     _check_directory(output, overwrite)
     dataset = load_data(config.data, config.task)  # before anything is deleted or created: the data may be unfit
     check_target(config, dataset.parts)
-    create_directory(output)
-    save_config(config, output / "config.yaml")
-    record_data(output, dataset, config.data.split_seed)
+    with _beginning(output):
+        save_config(config, output / "config.yaml")
+        record_data(output, dataset, config.data.split_seed)
     return _run(config, output, dataset)
 
 
@@ -118,10 +118,10 @@ def transfer(source: Path, config: Config, output: Path, *, overwrite: bool = Fa
     dataset = load_data(config.data, config.task)
     if config.transfer.mode == "shallow":
         config = replace(config, model=linear_head(config.model))
-    create_directory(output)
-    copy_network(trained, output / SOURCE)
-    save_config(config, output / "config.yaml")
-    record_data(output, dataset, config.data.split_seed)
+    with _beginning(output):
+        copy_network(trained, output / SOURCE)
+        save_config(config, output / "config.yaml")
+        record_data(output, dataset, config.data.split_seed)
     return _run(config, output, dataset)
 
 
@@ -172,6 +172,17 @@ def create_directory(output: Path) -> None:
         output.mkdir(parents=True)
     except OSError as error:
         raise DataError(f"{output}: cannot create the run directory ({error.strerror})") from error
+
+
+@contextmanager
+def _beginning(output: Path) -> Iterator[None]:
+    """A new directory for all that resuming needs; what an error or a signal leaves unfinished is removed."""
+    create_directory(output)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(output, ignore_errors=True)
+        raise
 
 
 def record_data(folder: Path, dataset: Dataset, split_seed: int) -> None:

@@ -145,6 +145,19 @@ def test_a_damaged_entry_is_rebuilt(tmp_path, damage, monkeypatch):
     check_molecules(featurize_smiles(SMILES, tmp_path), SMILES)
 
 
+def test_ctrl_c_reaches_no_worker(tmp_path, monkeypatch, slow_parent):
+    groups, real = [], subprocess.Popen
+
+    def started(*arguments, **settings):
+        process = real(*arguments, **settings)
+        groups.append(os.getpgid(process.pid))
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    featurize_smiles(["C" * n for n in range(1, 5)], tmp_path, workers=2)
+    assert len(groups) == 1 and groups[0] != os.getpgrp()
+
+
 def test_two_processes_may_fill_the_cache_at_once(tmp_path):
     code = (
         "import sys; from pathlib import Path; from jaxdti.data.features import featurize_smiles\n"

@@ -170,6 +170,18 @@ def test_a_directory_in_use_is_refused_and_only_a_run_is_overwritten(tiny_config
     assert [path.name for path in files] == ["config.yaml", "data.json", "split.json"]
 
 
+def test_a_beginning_that_is_interrupted_leaves_no_directory(tiny_config, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run_module, "write_split", stopped)
+        train(tiny_config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(run_module, "_run", lambda *_: {"done": True})
+    assert train(tiny_config(), tmp_path / "run") == {"done": True}
+
+
 def test_places_that_cannot_be_a_run_directory_are_refused(tiny_config, tmp_path):
     (tmp_path / "file").write_text("")
     places = {
