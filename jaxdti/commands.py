@@ -258,6 +258,9 @@ def evaluate(options: argparse.Namespace) -> int:
     with listing_rejected(folder / f"{name}_rejected.csv"):
         metrics = evaluate_run(options.run, options.table, options.output, **settings)
     print_table(str(options.table), _metric_rows(metrics))
+    if repeated := metrics.get("rows_trained_on"):
+        rows = metrics["pairs"]
+        print(f"warning: {repeated:,} of {rows:,} rows repeat a pair that the run was trained on", file=sys.stderr)
     if metrics.get("calibrated") is False:
         print(UNCALIBRATED)
     print(f"written to {folder / name}_metrics.json and {folder / name}_scores.csv")

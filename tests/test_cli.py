@@ -343,6 +343,14 @@ def test_too_many_rejected_rows_are_listed_beside_the_run(fails):
 # evaluate, predict, import
 
 
+def test_evaluate_warns_of_pairs_that_the_run_was_trained_on(run_cli, calls, monkeypatch):
+    found = METRICS | {"rows_trained_on": 1001}
+    monkeypatch.setattr(sys.modules["jaxdti.inference.evaluate"], "evaluate", lambda *_: found)
+    code, out, err = run_cli("evaluate", "run", "pairs.csv")
+    assert code == 0 and re.search(r"rows trained on +1,001", out)
+    assert err == "warning: 1,001 of 1,234 rows repeat a pair that the run was trained on\n"
+
+
 def test_evaluate_passes_what_was_given_and_prints_the_metrics(run_cli, fails, calls):
     code, out, _ = run_cli("evaluate", "run", "pairs.csv")
     assert code == 0

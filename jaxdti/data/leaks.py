@@ -74,6 +74,19 @@ def seen_in_train(table: InteractionTable, train: np.ndarray, rows: np.ndarray) 
     return np.isin(keys[rows], keys[train])
 
 
+def known_pairs(table: InteractionTable, train: np.ndarray, other: InteractionTable) -> np.ndarray:
+    """bool [len(other)], True where the pair of that row stands among the rows ``train`` of ``table``, too."""
+
+    def places(names: np.ndarray, others: np.ndarray) -> np.ndarray:
+        place = {name: i for i, name in enumerate(names)}
+        return np.array([place.get(name, -1) for name in others], np.int64)
+
+    drug = places(table.drugs, other.drugs)[other.drug]
+    protein = places(table.proteins, other.proteins)[other.protein]
+    keys = drug * len(table.proteins) + protein
+    return (drug >= 0) & (protein >= 0) & np.isin(keys, pair_keys(table)[train])
+
+
 def _conflicts(table: InteractionTable, rows: np.ndarray) -> int:
     """Number of distinct pairs among ``rows`` with more than one label."""
     rows = rows[~np.isnan(table.label[rows])]

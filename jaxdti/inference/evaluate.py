@@ -1,18 +1,22 @@
 """Metrics of a trained run on a labelled table."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from jaxdti.config import DataConfig
-from jaxdti.data.interactions import DataError
+from jaxdti.config import Config, DataConfig
+from jaxdti.data.interactions import DataError, InteractionTable
+from jaxdti.data.leaks import known_pairs
+from jaxdti.data.load import load_data
 from jaxdti.data.named import write_json
 from jaxdti.data.tables import write_table
 from jaxdti.data.validation import load_interactions
 from jaxdti.evaluation.evaluation import evaluate_part
 from jaxdti.inference.trained import load_run
+from jaxdti.training.run import describe_data
 
 
 def evaluate(
@@ -36,7 +40,8 @@ def evaluate(
       max_rejected: share of rejected rows above which this is an error; default: the run's.
 
     Returns:
-      The metrics, with 95 % intervals over pairs; the threshold and temperature are the run's own.
+      The metrics, with 95 % intervals over pairs; the threshold and temperature are the run's own. "rows_trained_on" is
+      how many rows repeat a pair of the run's training part, where its data can be read again and are the same.
 
     Raises:
       DataError: the run or the table cannot be read, no row is valid, or the output cannot be written.
@@ -72,6 +77,8 @@ def evaluate(
     if config.task == "classification":
         metrics["threshold"] = trained.calibration.threshold
         metrics["calibrated"] = trained.calibrated
+    if (repeated := rows_trained_on(run, config, pairs)) is not None:
+        metrics["rows_trained_on"] = repeated
     columns = {
         "row": pa.array(pairs.row + 1),
         "SMILES": pa.array(pairs.drugs[pairs.drug].tolist(), pa.string()),
@@ -93,3 +100,17 @@ def evaluate(
     except OSError as error:
         raise DataError(f"{folder}: the results cannot be written ({error.strerror or error})") from error
     return metrics
+
+
+def rows_trained_on(run: Path, config: Config, pairs: InteractionTable) -> int | None:
+    """Rows whose pair is one of the run's training part; None where its data are gone, changed, or never were here."""
+    described = run / "data.json"
+    if not described.is_file():
+        return None
+    try:
+        dataset = load_data(config.data, config.task)
+        if json.loads(described.read_text(encoding="utf-8"))["sha256"] != describe_data(dataset)["sha256"]:
+            return None
+    except (DataError, OSError, ValueError, KeyError):
+        return None
+    return int(known_pairs(dataset.table, dataset.parts["train"], pairs).sum())

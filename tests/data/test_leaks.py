@@ -1,5 +1,6 @@
 import csv
 import gzip
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from rdkit import Chem, RDLogger
 
 from jaxdti.data.interactions import InteractionTable
-from jaxdti.data.leaks import leak_report, seen_in_train
+from jaxdti.data.leaks import known_pairs, leak_report, seen_in_train
 
 
 def make_table(drug, protein, label):
@@ -73,6 +74,20 @@ def test_seen_in_train_does_not_confuse_sides():
 def read_rows(path):
     with gzip.open(path, "rt", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_pairs_of_another_table_are_known_by_name():
+    table = make_table([0, 1, 1], [0, 0, 1], [1, 0, 1])
+    other = replace(
+        table,
+        drugs=np.array(["new", table.drugs[1], table.drugs[0]], object),
+        proteins=table.proteins[::-1],
+        drug=np.array([0, 1, 1, 2, 2], np.int32),
+        protein=np.array([1, 1, 0, 1, 0], np.int32),
+    )
+    assert len(other.proteins) == 2
+    assert known_pairs(table, np.array([0, 1, 2]), other).tolist() == [False, True, True, True, False]
+    assert known_pairs(table, np.array([1]), other).tolist() == [False, True, False, False, False]
 
 
 def canonical_table(smiles, sequences, labels):

@@ -15,6 +15,7 @@ from jaxdti.data.interactions import DataError
 from jaxdti.data.load import load_data
 from jaxdti.data.splits import read_split
 from jaxdti.evaluation.metrics import concordance_index
+from jaxdti.inference.evaluate import rows_trained_on
 from jaxdti.inference.trained import load_run
 from jaxdti.training import method as method_module
 from jaxdti.training import results
@@ -180,6 +181,25 @@ def test_a_beginning_that_is_interrupted_leaves_no_directory(tiny_config, tmp_pa
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(run_module, "_run", lambda *_: {"done": True})
     assert train(tiny_config(), tmp_path / "run") == {"done": True}
+
+
+def test_rows_that_the_run_was_trained_on_are_counted_where_its_data_are_still_the_same(
+    tiny_config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run_module, "_run", lambda *_: {})
+    test, run = tmp_path / "test.csv", tmp_path / "run"
+    test.write_text(Path(tiny_config().data.test).read_text())
+    config = tiny_config(data={"test": str(test)})
+    train(config, run)
+    dataset = load_data(config.data, config.task)
+    rows = np.concatenate([dataset.parts["train"][:5], dataset.parts["test"]])
+    pairs = dataset.table.rows(rows)
+    assert rows_trained_on(run, config, pairs) == 5
+    test.write_text("\n".join(test.read_text().splitlines()[:-1]) + "\n")
+    assert rows_trained_on(run, config, pairs) is None
+    test.unlink()
+    assert rows_trained_on(run, config, pairs) is None
+    assert rows_trained_on(tmp_path, config, pairs) is None  # imported weights
 
 
 def test_places_that_cannot_be_a_run_directory_are_refused(tiny_config, tmp_path):
