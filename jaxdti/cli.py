@@ -49,6 +49,7 @@ def _stopped(how: str, code: int, own_process: bool) -> int:
     print(f"jaxdti: {how}", file=sys.stderr)
     if own_process:
         # Python's usual end crashes where JAX was stopped while it traced or compiled (jax 0.10, CPU).
+        sys.stdout.flush()
         atexit.register(os._exit, code)
     return code
 
