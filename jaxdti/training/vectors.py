@@ -104,6 +104,8 @@ def fit_vectors(
 ) -> VectorFit:
     """Trains one network for each replica; together or one by one, the numbers are the same up to rounding.
 
+    Side by side, a replica that has stopped is masked; once half of them have, they leave the program.
+
     Args:
       model: ``model.apply(variables, x [B, F], row_mask [B], dropout_rate, train=)`` -> [B, outputs], with collections
         "params" and "batch_stats" and the rng "dropout", as ``jaxdti.models.fnn.FNN``; hashable, so that equal models
@@ -134,11 +136,12 @@ def fit_vectors(
     members = range(count) if apart else [slice(None)]  # whom one program call trains
     shapes = jax.eval_shape(init, seeds[0]) if variables is None else jax.eval_shape(partial(_take, which=0), variables)
     held = jax.eval_shape(method.network, shapes)
-    one_features = features[0] if features.ndim == 3 else features
+    own_features = features.ndim == 3
+    one_features = features[0] if own_features else features
     predicted = jax.eval_shape(partial(_predict, model), held, one_features, np.zeros(1, np.int32))
     hyper = [_hyper(replica, task, predicted.shape[-1]) for replica in replicas]
     stacked_hyper = jax.tree.map(lambda *leaves: np.stack(leaves), *hyper)
-    begin, run = _programs(model, method, task, config, steps, select, features.ndim == 3, apart)
+    begin, run = _programs(model, method, task, config, steps, select, own_features, apart)
     draw = _initialiser(init, apart)
     fits = []
     for member in members:
@@ -149,26 +152,40 @@ def fit_vectors(
     validation = _validation(replicas) if select else None
     targets = _targets(replicas) if method.refresh else None
     loss, value = (np.full((count, total), np.nan, np.float32) for _ in range(2))
+    active = np.arange(count)  # the replicas in ``fits``
+    stopped: list[tuple[np.ndarray, _Fit]] = []
     for first in range(0, total, together):
         epochs = range(first, first + together)
-        batches, counts = _plan(replicas, config, epochs, batch_size, steps)
+        batches, counts = _plan([replicas[i] for i in active], config, epochs, batch_size, steps)
         fits, (trained, loss_now, value_now) = run(fits, batches, counts, features, validation, targets)
         done = min(first + together, total)
         for into, now in ((loss, loss_now), (value, value_now)):
-            into[:, first:done] = np.where(trained, now, np.nan)[:, : done - first]
+            into[active, first:done] = np.where(trained, now, np.nan)[:, : done - first]
         if progress is not None:
             progress(done, loss[:, :done], value[:, :done])
-        if not trained[:, -1].any():
+        going = trained[:, -1]
+        if not going.any():
             break
+        if not apart and (smaller := _smaller_size(len(active), int(going.sum()))) < len(active):
+            order = np.argsort(~going, kind="stable")
+            stay, leave = np.sort(order[:smaller]), order[smaller:]
+            stopped.append((active[leave], _take(fits[0], leave)))
+            active, fits = active[stay], [_take(fits[0], stay)]
+            features = features[stay] if own_features else features
+            validation, targets = _take(validation, stay), _take(targets, stay)
     found = [
         (
             fit.best if select else {"params": fit.state.params, "batch_stats": fit.state.batch_stats},
             (fit.best_epoch, fit.best_value, fit.state.first_bad),
         )
-        for fit in fits
+        for fit in (*(fit for _, fit in stopped), *fits)
     ]
     kept: Any
-    kept, numbers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *found) if apart else found[0]
+    if apart:
+        kept, numbers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+    else:
+        place = np.argsort(np.concatenate([*(rows for rows, _ in stopped), active]))
+        kept, numbers = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[place], *found) if stopped else found[0]
     best_epoch, best_value, first_bad = jax.device_get(numbers)
     return VectorFit(
         variables=kept,
@@ -519,8 +536,18 @@ def _programs(
     return jax.jit(begin if one_by_one else jax.vmap(begin)), run
 
 
-def _take(tree: Any, which: int | slice) -> Any:
-    """A replica of what is stacked on axis 0, or all of them."""
+def _smaller_size(size: int, going: int) -> int:
+    """How many of ``size`` replicas side by side to keep while ``going`` train: half of them, a quarter, ...
+
+    Each size costs a compilation, so there are few of them.
+    """
+    while going <= size // 2:
+        size //= 2
+    return size
+
+
+def _take(tree: Any, which: int | slice | np.ndarray) -> Any:
+    """A replica of what is stacked on axis 0, some, or all of them."""
     return jax.tree.map(lambda leaf: leaf[which], tree)
 
 

@@ -70,7 +70,8 @@ def test_replicas_together_equal_each_alone(form):
         same(jax.tree.map(lambda leaf, i=i: leaf[i], together.variables), jax.tree.map(lambda x: x[0], alone.variables))
         done = alone.loss.shape[1]
         np.testing.assert_allclose(together.loss[i, :done], alone.loss[0], rtol=1e-4)
-        np.testing.assert_allclose(together.value[i, :done], alone.value[0], rtol=1e-4)
+        # Of the 200 or so pairs behind an AUROC, two may change places with the rounding of nearly equal scores.
+        np.testing.assert_allclose(together.value[i, :done], alone.value[0], atol=0.01)
         assert together.best_epoch[i] == alone.best_epoch[0]
     assert np.isnan(together.loss[3, 2:]).all() and np.isfinite(together.loss[3, :2]).all()
 
@@ -133,6 +134,22 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_replica_alone(form):
         scores = predict_vectors(MODEL, found.variables, X, np.arange(60, 90))[i, :, 0]
         assert roc_auc_score(label[60:], scores) == pytest.approx(found.best_value[i], abs=1e-6)
     assert np.isfinite(found.value[0]).sum() < np.isfinite(found.value[1]).sum()
+
+
+def test_replicas_that_have_stopped_leave_the_program_and_change_nothing(monkeypatch):
+    monkeypatch.setattr(vectors, "runs_one_by_one", lambda: False)
+    monkeypatch.setattr(vectors, "_STEPS_A_CALL", 1)  # an epoch a call
+    sizes, plan = [], vectors._plan
+    monkeypatch.setattr(vectors, "_plan", lambda replicas, *rest: sizes.append(len(replicas)) or plan(replicas, *rest))
+    replicas = [replica(seed, epochs=epochs) for seed, epochs in enumerate((1, 5, 1, 1, 3))]
+    features = np.stack([X + 0.1 * seed for seed in range(5)])
+    together = fit(replicas, config=replace(CONFIG, epochs=5), features=features, select="auroc")
+    assert sizes == [5, 5, 2, 2, 1]
+    assert np.isfinite(together.loss).sum(1).tolist() == [1, 5, 1, 1, 3]
+    for i, one in enumerate(replicas):
+        alone = fit([one], config=replace(CONFIG, epochs=5), features=features[i : i + 1], select="auroc")
+        assert together.best_epoch[i] == alone.best_epoch[0]
+        same(jax.tree.map(lambda leaf, i=i: leaf[i], together.variables), jax.tree.map(lambda x: x[0], alone.variables))
 
 
 def test_training_goes_on_from_given_variables(form):
