@@ -1,6 +1,7 @@
 """What stands beside the pre-trained encoders, and how all of them are measured on patients."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -156,15 +157,16 @@ def _interval(name: str, label: np.ndarray, score: np.ndarray, resamples: int, s
     return float(low), float(high)
 
 
-def within_groups(response: np.ndarray, score: np.ndarray, groups: np.ndarray) -> dict[str, dict]:
-    """AUROC within each group (such as a cancer type) that has at least five responders and five others."""
+def within_groups(
+    response: np.ndarray, score: np.ndarray, groups: np.ndarray, bootstrap: int = 0
+) -> dict[str, dict[str, Any]]:
+    """``target_metrics`` of labels within each group (such as a cancer type) with five responders and five others."""
     results = {}
     for name in sorted(set(groups)):
         rows = (groups == name) & np.isfinite(response)
         responders = int(response[rows].sum())
         if min(responders, rows.sum() - responders) >= _FEWEST_IN_GROUP:
-            auroc = float(roc_auc_score(response[rows], score[rows]))
-            results[str(name)] = {"samples": int(rows.sum()), "responders": responders, "auroc": auroc}
+            results[str(name)] = target_metrics(response[rows], score[rows], "binary", bootstrap)
     return results
 
 

@@ -61,6 +61,8 @@ def write_response_results(
         }
     )
     write_table(_result_rows(study, measured), output / "results.csv")
+    if study.groups is not None and study.target_kind == "binary":
+        write_table(_group_rows(measured), output / "within.csv")
     write_table(_predictions(study, entries), output / "predictions.parquet")
     for method, (source, target) in codes.items():
         write_table(_embedding_rows(study, source, target), output / "embeddings" / f"{method}.parquet")
@@ -83,7 +85,7 @@ def _measure(config: Config, study: Study, entry: Entry) -> dict[str, Any]:
         metrics["validation_auroc"] = float(entry.validation[:, d].mean())
         metrics["selected"] = [settings[d] for settings in entry.settings]
         if study.groups is not None and study.target_kind == "binary":
-            metrics["within"] = within_groups(response, score, study.groups)
+            metrics["within"] = within_groups(response, score, study.groups, config.output.bootstrap)
         drugs[drug] = metrics
     seeds = np.array([drugs[drug][f"{first}_seeds"] for drug in study.drugs], np.float64)  # NaN where undefined
     known = ~np.isnan(seeds).all(1)
@@ -105,17 +107,35 @@ def _result_rows(study: Study, measured: Sequence[dict[str, Any]]) -> pa.Table:
     rows = []
     for entry in measured:
         for drug, metrics in entry["drugs"].items():
-            row = {"method": entry["method"], "protocol": entry["protocol"], "drug": drug}
-            row |= {"samples": metrics["samples"], "responders": metrics.get("responders")}
-            for name in names:
-                low, high = metrics.get(f"{name}_ci") or (None, None)
-                row |= {name: metrics[name], f"{name}_low": low, f"{name}_high": high}
+            row = {"method": entry["method"], "protocol": entry["protocol"], "drug": drug} | _measures(metrics, names)
             alone = [value for value in metrics[f"{names[0]}_seeds"] if value is not None]
             row[f"{names[0]}_seed_mean"] = float(np.mean(alone)) if alone else None
             row[f"{names[0]}_seed_sd"] = float(np.std(alone, ddof=1)) if len(alone) > 1 else None
             row["validation_auroc"] = metrics["validation_auroc"]
             rows.append(row)
     return pa.Table.from_pylist(rows)
+
+
+def _measures(metrics: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Counts, and each metric with its interval."""
+    row = {"samples": metrics["samples"], "responders": metrics.get("responders")}
+    for name in names:
+        low, high = metrics.get(f"{name}_ci") or (None, None)
+        row |= {name: metrics[name], f"{name}_low": low, f"{name}_high": high}
+    return row
+
+
+def _group_rows(measured: Sequence[dict[str, Any]]) -> pa.Table:
+    """One row for each method, protocol, drug and group that has enough patients."""
+    keys, names = ("method", "protocol", "drug", "group"), ("auroc", "auprc")
+    rows = [
+        dict(zip(keys, (entry["method"], entry["protocol"], drug, group), strict=True)) | _measures(found, names)
+        for entry in measured
+        for drug, metrics in entry["drugs"].items()
+        for group, found in metrics["within"].items()
+    ]
+    columns = [*keys, "samples", "responders", *(f"{name}{end}" for name in names for end in ("", "_low", "_high"))]
+    return pa.table({name: [row[name] for row in rows] for name in columns})
 
 
 def _predictions(study: Study, entries: Sequence[Entry]) -> pa.Table:

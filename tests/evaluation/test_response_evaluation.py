@@ -108,8 +108,9 @@ def test_target_metrics_of_values_count_a_low_value_as_a_response():
 def test_within_groups_needs_five_of_each():
     groups = np.array(["a"] * 12 + ["b"] * 12, dtype=object)
     response = np.array([1, 0] * 6 + [1] * 8 + [0] * 4, float)
-    found = within_groups(response, response, groups)
-    assert found == {"a": {"samples": 12, "responders": 6, "auroc": 1.0}}
+    found = within_groups(response, response, groups, bootstrap=20)
+    expected = {"samples": 12, "responders": 6, "auroc": 1.0, "auprc": 1.0, "auroc_ci": [1, 1], "auprc_ci": [1, 1]}
+    assert found == {"a": expected}
 
 
 def test_domain_accuracy_is_chance_for_alike_and_1_for_separate_domains():

@@ -174,3 +174,37 @@ def test_divergence_is_exit_code_3(tmp_path, capsys):
 def test_signals_are_looked_at_between_baselines():
     with pytest.raises(response_run.Interrupted):
         response_run._look([15])()
+
+
+@pytest.mark.parametrize("responders", [20, 0], ids=["enough patients", "too few"])
+def test_results_within_groups_have_a_table_of_their_own(responders, tmp_path):
+    rng = np.random.default_rng(0)
+    values = {side: [",".join(map(str, row)) for row in rng.normal(size=(80, 3))] for side in ("line", "patient")}
+    groups = ["lung"] * 50 + ["skin"] * 30
+    tables = {
+        "line": ["sample,A,B,C", *(f"line{i},{row}" for i, row in enumerate(values["line"]))],
+        "patient": [
+            "sample,A,B,C,cancer",
+            *(
+                f"patient{i},{row},{group}"
+                for i, (row, group) in enumerate(zip(values["patient"], groups, strict=True))
+            ),
+        ],
+        "ic50": ["sample,drug,ic50", *(f"line{i},d,{row.split(',')[0]}" for i, row in enumerate(values["line"]))],
+        "clinic": ["sample,drug,response", *(f"patient{i},d,{int(i < responders)}" for i in range(60))],
+    }
+    for name, lines in tables.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines))
+    names = ("source_expression", "target_expression", "source_response", "target_response")
+    arguments = [f"--response.{name}={tmp_path / table}.csv" for name, table in zip(names, tables, strict=True)]
+    arguments += [
+        "--response.group_column=cancer",
+        "--response.methods=[]",
+        "--response.baselines=[elastic_net]",
+        "--output.bootstrap=20",
+    ]
+    assert cli.main(["response", *arguments, "--output", str(tmp_path / "run")]) == 0
+    rows = list(csv.DictReader((tmp_path / "run" / "within.csv").read_text().splitlines()))
+    assert [(row["group"], row["samples"], row["responders"]) for row in rows] == [("lung", "50", "20")][:responders]
+    for row in rows:
+        assert float(row["auroc_low"]) <= float(row["auroc"]) <= float(row["auroc_high"])
