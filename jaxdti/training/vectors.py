@@ -156,7 +156,7 @@ def fit_vectors(
     stopped: list[tuple[np.ndarray, _Fit]] = []
     for first in range(0, total, together):
         epochs = range(first, first + together)
-        batches, counts = _plan([replicas[i] for i in active], config, epochs, batch_size, steps)
+        batches, counts = _plan([replicas[i] for i in active.tolist()], config, epochs, batch_size, steps)
         fits, (trained, loss_now, value_now) = run(fits, batches, counts, features, validation, targets)
         done = min(first + together, total)
         for into, now in ((loss, loss_now), (value, value_now)):
