@@ -66,6 +66,7 @@ def test_not_compressed_is_as_good(root):
         (gzip.compress(b"SMILES,Protein,Y\n" * 99)[:-9], "test.csv.gz: cannot be read to its end, damaged file"),
         (b"SMILES,Protein,Y\n", "test.csv.gz: cannot be read to its end, damaged file"),
     ],
+    ids=["other", "cut", "plain"],  # bytes as names hold the time, which differs between test processes
 )
 def test_wrong_content(root, content, message):
     find_dataset("human/cold")
