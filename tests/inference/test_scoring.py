@@ -199,6 +199,7 @@ def test_programs_are_few_and_told_and_do_not_depend_on_what_is_scored(pairs, mo
         pooled.append((v.shape, q.shape))
         return attention(v, q, *weights)
 
+    jax.clear_caches()  # what another test has traced would not be traced again, so not be counted
     monkeypatch.setattr(scoring, "choose_form", lambda *_: "pairwise")
     monkeypatch.setattr(pairs_module, "pooled_attention", counted)
     monkeypatch.setattr(pairs_module, "score", lambda logits: decoded.append(logits.shape) or final(logits))

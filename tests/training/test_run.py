@@ -294,7 +294,7 @@ def test_encoding_each_protein_once_changes_no_result_without_dropout(tiny_confi
     assert "64 residues, 16 proteins in" in capfd.readouterr().err
     monkeypatch.setattr(method_module, "shared_proteins", lambda table, chunks: {})
     train(config, tmp_path / "each")
-    assert "proteins in" not in capfd.readouterr().err
+    assert "residues, 16 proteins in" not in capfd.readouterr().err
     once, each = (
         [strict_json(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
         for run in ("once", "each")
