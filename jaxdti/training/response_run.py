@@ -1,6 +1,5 @@
 """A drug response run: its directory, from the tables to predictions for every patient."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ from jaxdti.training.response_pretraining import (
     settings_of,
 )
 from jaxdti.training.response_results import Entry, write_response_results
-from jaxdti.training.run import create_directory, describe_environment, is_free
+from jaxdti.training.run import check_unchanged, create_directory, describe_environment, is_free
 from jaxdti.training.signals import stop_signals
 
 __all__ = ["Interrupted", "NonFiniteLoss", "respond", "resume_response"]
@@ -86,9 +85,7 @@ def resume_response(run: Path) -> dict[str, Any]:
         raise DataError(f"{run}: not a drug response run; expected a directory with config.yaml and left_out.csv")
     config = load_config(run / "config.yaml")
     study = load_study(config.response)
-    begun = json.loads((run / "data.json").read_text())["sha256"]
-    if begun != study.identity():
-        raise DataError(f"{run}: the data changed since the run began (sha256 {begun}, now {study.identity()})")
+    check_unchanged(run, study.identity())
     return _run(config, run, study)
 
 

@@ -75,9 +75,7 @@ def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str,
     _check_directory(output, overwrite)
     dataset = load_data(config.data, config.task)  # before anything is deleted or created: the data may be unfit
     check_target(config, dataset.parts)
-    with _beginning(output):
-        save_config(config, output / "config.yaml")
-        record_data(output, dataset, config.data.split_seed)
+    _begin(config, output, dataset)
     return _run(config, output, dataset)
 
 
@@ -118,10 +116,7 @@ def transfer(source: Path, config: Config, output: Path, *, overwrite: bool = Fa
     dataset = load_data(config.data, config.task)
     if config.transfer.mode == "shallow":
         config = replace(config, model=linear_head(config.model))
-    with _beginning(output):
-        copy_network(trained, output / SOURCE)
-        save_config(config, output / "config.yaml")
-        record_data(output, dataset, config.data.split_seed)
+    _begin(config, output, dataset, trained)
     return _run(config, output, dataset)
 
 
@@ -132,14 +127,28 @@ def resume(run: Path) -> dict[str, Any]:
       DataError: not a run directory, or the data are no longer those it began with.
       NonFiniteLoss, Interrupted: as ``train``.
     """
+    config = resumable_config(run)
+    dataset = load_data(config.data, config.task)
+    check_unchanged(run, describe_data(dataset)["sha256"])
+    return _run(config, run, dataset)
+
+
+def resumable_config(run: Path) -> Config:
+    """The configuration that a run began with.
+
+    Raises:
+      DataError: not the directory of a run that can be resumed.
+    """
     if not (run / "config.yaml").is_file() or not (run / "data.json").is_file():
         raise DataError(f"{run}: not a run that can be resumed; expected a directory with config.yaml and data.json")
-    config = load_config(run / "config.yaml")
-    dataset = load_data(config.data, config.task)
-    begun, now = json.loads((run / "data.json").read_text()), describe_data(dataset)
-    if begun["sha256"] != now["sha256"]:
-        raise DataError(f"{run}: the data changed since the run began (sha256 {begun['sha256']}, now {now['sha256']})")
-    return _run(config, run, dataset)
+    return load_config(run / "config.yaml")
+
+
+def check_unchanged(run: Path, now: str) -> None:
+    """Raises DataError unless ``now`` is the SHA-256 of the data that the run began with."""
+    begun = json.loads((run / "data.json").read_text(encoding="utf-8"))["sha256"]
+    if begun != now:
+        raise DataError(f"{run}: the data changed since the run began (sha256 {begun}, now {now})")
 
 
 def is_free(output: Path) -> bool:
@@ -174,12 +183,14 @@ def create_directory(output: Path) -> None:
         raise DataError(f"{output}: cannot create the run directory ({error.strerror})") from error
 
 
-@contextmanager
-def _beginning(output: Path) -> Iterator[None]:
-    """A new directory for all that resuming needs; what an error or a signal leaves unfinished is removed."""
+def _begin(config: Config, output: Path, dataset: Dataset, source: TrainedRun | None = None) -> None:
+    """A new directory with all that resuming needs; what an error or a signal leaves unfinished is removed."""
     create_directory(output)
     try:
-        yield
+        if source is not None:
+            copy_network(source, output / SOURCE)
+        save_config(config, output / "config.yaml")
+        record_data(output, dataset, config.data.split_seed)
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)
         raise
@@ -298,11 +309,7 @@ def _run_inner(how: str, config: Config, output: Path, dataset: Dataset, source:
     say(f"training {how}")
     config = replace(config, output=replace(config.output, baselines=False))
     if not (output / "data.json").is_file():
-        create_directory(output)
-        if source is not None:
-            copy_network(source, output / SOURCE)
-        save_config(config, output / "config.yaml")
-        record_data(output, dataset, config.data.split_seed)
+        _begin(config, output, dataset, source)
     _run(config, output, dataset)
 
 

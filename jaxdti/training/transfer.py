@@ -22,6 +22,7 @@ from jax.typing import ArrayLike
 
 from jaxdti.compilation import told_jit
 from jaxdti.config import Config, ModelConfig
+from jaxdti.console import say
 from jaxdti.data.batches import Buckets, PairBatch, Shape, one_bucket, pair_batch, plan_evaluation
 from jaxdti.data.interactions import DataError, FeatureStore, InteractionTable
 from jaxdti.inference.encode import Entities, drug_entities, encoder_batches, protein_entities
@@ -98,6 +99,7 @@ def transferred(
         return method
 
     if isinstance(features, FeatureStore):
+        say("the frozen part takes all features onto the device")
         features = device_features(features)
     inputs = frozen_outputs(config, network, frozen, replicas, table, features, buckets)
     forward = partial(_forward, DrugBAN(config.model), _stored(network["params"], frozen))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdti.config import AdaptationConfig, Config, load_config, save_config
+from jaxdti.config import AdaptationConfig, Config, save_config
 from jaxdti.console import say
 from jaxdti.data.digits import load_digit_domains
 from jaxdti.data.family_domains import load_family_domains
@@ -29,7 +29,7 @@ from jaxdti.evaluation.domain_results import (
 from jaxdti.models.fnn import FNN
 from jaxdti.training.adapted_vectors import fit_adapted, score_domains
 from jaxdti.training.loop import Interrupted
-from jaxdti.training.run import create_directory, describe_environment, is_free
+from jaxdti.training.run import check_unchanged, create_directory, describe_environment, is_free, resumable_config
 from jaxdti.training.signals import stop_signals
 from jaxdti.training.vectors import Progress, VectorFit, VectorReplica
 
@@ -69,13 +69,9 @@ def resume_vectors(run: Path) -> dict[str, Any]:
       DataError: not such a run, or the data are no longer those it began with.
       Interrupted: as ``train_vectors``.
     """
-    if not (run / "config.yaml").is_file() or not (run / "data.json").is_file():
-        raise DataError(f"{run}: not a run that can be resumed; expected a directory with config.yaml and data.json")
-    config = load_config(run / "config.yaml")
+    config = resumable_config(run)
     domains = load_domains(config, _seeds(config))
-    begun, now = json.loads((run / "data.json").read_text(encoding="utf-8"))["sha256"], _fingerprint(domains)
-    if begun != now:
-        raise DataError(f"{run}: the data changed since the run began (sha256 {begun}, now {now})")
+    check_unchanged(run, _fingerprint(domains))
     return _run(config, run, domains)
 
 
