@@ -130,6 +130,7 @@ def draw_accuracies(summary: Sequence[Row], path: Path) -> None:
         mean, sd = ([cells[task, method][name] for task in tasks] for name in ("target_accuracy", "target_accuracy_sd"))
         panel.errorbar(place, mean, yerr=sd, fmt="o", markersize=4, linewidth=1, color=f"C{i}", label=method)
     panel.set_xticks(np.arange(len(tasks)), tasks)
+    panel.set_xlabel("target")
     panel.set_ylabel("accuracy on target test rows")
     panel.grid(axis="y", alpha=0.3)
     panel.spines[["top", "right"]].set_visible(False)
