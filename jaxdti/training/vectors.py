@@ -22,6 +22,7 @@ from jaxdti.training.step import make_train_step
 _STEPS_A_CALL = 32  # about: whole epochs, so that the host looks at the device every second or so
 _ROWS_A_CALL = 1024  # of predictions
 _GRANULE = 64  # of the number of validation rows
+_SIDE_BY_SIDE = 200_000  # parameters of a network up to which replicas train by ``vmap`` on CPU too
 
 
 class VectorBatch(flax.struct.PyTreeNode):
@@ -132,9 +133,9 @@ def fit_vectors(
     batch_size = min(config.batch_size, max(len(replica.train) for replica in replicas))
     steps = max(_steps(replica, batch_size) for replica in replicas)
     seeds = np.asarray([replica.seed for replica in replicas], np.int32)
-    apart = runs_one_by_one()
-    members = range(count) if apart else [slice(None)]  # whom one program call trains
     shapes = jax.eval_shape(init, seeds[0]) if variables is None else jax.eval_shape(partial(_take, which=0), variables)
+    apart = runs_one_by_one(sum(x.size for x in jax.tree.leaves(shapes["params"])))
+    members = range(count) if apart else [slice(None)]  # whom one program call trains
     held = jax.eval_shape(method.network, shapes)
     own_features = features.ndim == 3
     one_features = features[0] if own_features else features
@@ -240,9 +241,12 @@ def map_replicas(function: Callable[..., Any], in_axes: tuple[int | None, ...]) 
     return looped
 
 
-def runs_one_by_one() -> bool:
-    """Whether replicas of a small network run in a loop instead of by ``vmap``."""
-    return jax.default_backend() == "cpu"
+def runs_one_by_one(parameters: int | None = None) -> bool:
+    """Whether replicas run in a loop instead of by ``vmap``; ``parameters``, if given, of one that trains.
+
+    On CPU only, and not where a network is so small that the program spends its time on starting operations.
+    """
+    return jax.default_backend() == "cpu" and (parameters is None or parameters > _SIDE_BY_SIDE)
 
 
 @lru_cache(maxsize=32)

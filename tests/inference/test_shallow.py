@@ -15,7 +15,7 @@ LABEL = (X @ [1, -0.5, 2, 0, 0.3] + 0.3 * RNG.normal(size=70) > 0.4).astype(np.f
 
 @pytest.mark.parametrize("one_by_one", [True, False])
 def test_logistic_regressions_match_scikit_learn(one_by_one, monkeypatch):
-    monkeypatch.setattr(vectors, "runs_one_by_one", lambda: one_by_one)
+    monkeypatch.setattr(vectors, "runs_one_by_one", lambda *_: one_by_one)
     shallow._solve.clear_cache()
     weight = np.stack([np.ones(70), np.arange(70) < 31, RNG.integers(0, 3, 70)]).astype(np.float32)
     label = np.stack([LABEL, np.where(np.arange(70) < 31, LABEL, np.nan), 1 - LABEL])

@@ -115,7 +115,7 @@ def test_replicas_together_equal_each_alone():
 def test_by_vmap_as_one_by_one(monkeypatch):
     found = []
     for one_by_one in (True, False):
-        monkeypatch.setattr(vectors, "runs_one_by_one", lambda value=one_by_one: value)
+        monkeypatch.setattr(vectors, "runs_one_by_one", lambda *_, value=one_by_one: value)
         found.append(fit("san", [replica(0), replica(1)]))
     np.testing.assert_allclose(found[0].loss, found[1].loss, rtol=1e-4)
 
@@ -123,7 +123,7 @@ def test_by_vmap_as_one_by_one(monkeypatch):
 @pytest.mark.parametrize("one_by_one", [True, False])
 def test_class_weights_are_refreshed_after_so_many_steps(monkeypatch, one_by_one):
     """Two epochs of three steps: after every third step is once an epoch, which is the default; the batch's differ."""
-    monkeypatch.setattr(vectors, "runs_one_by_one", lambda: one_by_one)
+    monkeypatch.setattr(vectors, "runs_one_by_one", lambda *_: one_by_one)
     training = replace(TRAINING, batch_size=8)
     found = [fit("san", [replica()], training=training, refresh_steps=steps) for steps in (None, 3, 1)]
     np.testing.assert_array_equal(found[0].loss, found[1].loss)

@@ -27,7 +27,7 @@ VALUE = 50 + 7 * X[:, 3]
 
 @pytest.fixture(params=[True, False], ids=["one by one", "vmap"])
 def form(request, monkeypatch):
-    monkeypatch.setattr(vectors, "runs_one_by_one", lambda: request.param)
+    monkeypatch.setattr(vectors, "runs_one_by_one", lambda *_: request.param)
 
 
 def replica(seed=0, size=40, label=BINARY, **settings):
@@ -80,7 +80,7 @@ def test_replicas_together_equal_each_alone(form):
 def test_both_forms_agree(select, monkeypatch):
     found = []
     for one_by_one in (True, False):
-        monkeypatch.setattr(vectors, "runs_one_by_one", lambda value=one_by_one: value)
+        monkeypatch.setattr(vectors, "runs_one_by_one", lambda *_, value=one_by_one: value)
         found.append(fit(members(), select=select))
     same(found[0].variables, found[1].variables)
     np.testing.assert_array_equal(found[0].best_epoch, found[1].best_epoch)
@@ -137,7 +137,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_replica_alone(form):
 
 
 def test_replicas_that_have_stopped_leave_the_program_and_change_nothing(monkeypatch):
-    monkeypatch.setattr(vectors, "runs_one_by_one", lambda: False)
+    monkeypatch.setattr(vectors, "runs_one_by_one", lambda *_: False)
     monkeypatch.setattr(vectors, "_STEPS_A_CALL", 1)  # an epoch a call
     sizes, plan = [], vectors._plan
     monkeypatch.setattr(vectors, "_plan", lambda replicas, *rest: sizes.append(len(replicas)) or plan(replicas, *rest))
