@@ -34,8 +34,6 @@ from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.run import Interrupted, fit_replicas, make_method, resume, train
 from jaxdti.training.state import hyper_parameters, init_replicas, init_variables
 
-METHODS = ("cdan", "san")  # the others differ in their loss alone: tests/adaptation
-
 
 @pytest.fixture(scope="module")
 def target_rows():
@@ -137,11 +135,10 @@ def test_other_target_labels_or_none_change_nothing(adapted_config, target_rows,
     jax.tree.map(np.testing.assert_array_equal, *trained)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_writes_a_run_and_predicts(adapted_config, method, tmp_path):
-    logits = 2 if method == "cdan" else 1
+def test_a_run_shows_the_oracle_and_predicts(adapted_config, tmp_path):
+    """Of one method: the others differ in their loss alone, see tests/adaptation."""
     adaptation = {"target_entropy": 0.1, "oracle": True}
-    config = adapted_config(method, model={"logits": logits}, adaptation=adaptation, epochs=2)
+    config = adapted_config("cdan", model={"logits": 2}, adaptation=adaptation, epochs=2)
     summary = train(config, tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 2 and all("oracle_auroc" in line for line in lines)
@@ -161,18 +158,16 @@ def test_regression_can_be_adapted(adapted_config, tmp_path):
 
 
 def test_without_strength_the_network_learns_what_plain_training_learns(adapted_config, tmp_path):
-    """Separate statistics: the target leaves no trace in the scores of the source. Joint ones: it does."""
+    """Separate statistics: the target leaves no trace in the scores of the source."""
     config = adapted_config("mmd", adaptation={"strength": 0.0}, model={"dropout": 0.0}, learning_rate=3e-4)
-    joint = dataclasses.replace(config, adaptation=dataclasses.replace(config.adaptation, batchnorm="joint"))
     plain = dataclasses.replace(config, adaptation=AdaptationConfig())
     dataset = load_data(config.data, config.task)
     found = []
-    for i, each in enumerate((plain, config, joint)):
+    for i, each in enumerate((plain, config)):
         fitted = fit_replicas([Replica(each, dataset.parts)], dataset, tmp_path / str(i))
         found.append(fitted.scorer(fitted.network(0, "validation"), dataset.parts["validation"]))
     # Not the weights: Adam turns the rounding of a gradient that is 0, such as a bias before BatchNorm, into a step.
     np.testing.assert_allclose(found[1], found[0], rtol=0, atol=3e-3)
-    assert np.abs(found[2] - found[0]).max() > 1e-2
 
 
 def test_each_domain_has_statistics_of_its_own_unless_joint(adapted_config, tmp_path):
@@ -194,9 +189,8 @@ def test_replicas_adapt_as_they_would_alone(adapted_config, tmp_path):
     replicas = [Replica(config, dataset.parts) for config in configs]
     together = fit_replicas(replicas, dataset, tmp_path / "together")
     scores = lambda fitted, i: fitted.scorer(fitted.network(i, "test"), dataset.parts["test"])
-    for i, each in enumerate(replicas):
-        alone = fit_replicas([each], dataset, tmp_path / str(i))
-        np.testing.assert_allclose(scores(together, i), scores(alone, 0), rtol=0, atol=3e-3)
+    alone = fit_replicas(replicas[1:], dataset, tmp_path / "alone")
+    np.testing.assert_allclose(scores(together, 1), scores(alone, 0), rtol=0, atol=3e-3)
     assert np.abs(scores(together, 0) - scores(together, 1)).max() > 3e-2
 
 
@@ -252,9 +246,6 @@ def test_an_epoch_that_is_resumed_refreshes_the_class_weights_where_an_unbroken_
     assert seen[3:] == [6, 8, 10]
     weights = [weights_of(config, tmp_path / name) for name in ("unbroken", "resumed")]
     jax.tree.map(np.testing.assert_array_equal, *weights)
-    train(adapted_config("san"), tmp_path / "epochs")  # the refreshes matter
-    same = jax.tree.map(np.array_equal, weights[0], weights_of(config, tmp_path / "epochs"))
-    assert not all(jax.tree.leaves(same))
 
 
 def test_source_only_is_trained_beside_it(adapted_config, tmp_path, capfd):

@@ -1,5 +1,7 @@
 """Encoding each distinct protein of a batch once gives the values, gradients and statistics of one a pair."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,10 +48,11 @@ def batch(seed: int, valid: int = PAIRS) -> PairBatch:
     return PairBatch(drug=drug, protein=protein, label=rng.integers(0, 2, PAIRS).astype(np.float32), row_mask=mask)
 
 
+@partial(jax.jit, static_argnums=0)
 def run(proteins, batch, variables, dropout=0.0):
     """(loss, batch statistics, gradients)"""
     objective = pair_objective(MODEL, "classification", features(), Shape(9, 8, 32), proteins)
-    hyper = hyper_parameters(Config(model=MODEL)) | {"dropout": np.float32(dropout)}
+    hyper = hyper_parameters(Config(model=MODEL)) | {"dropout": jnp.float32(dropout)}
 
     def loss(params):
         variables_now = {"params": params, "batch_stats": variables["batch_stats"]}
