@@ -19,7 +19,7 @@ lint: $(INSTALLED)
 # A few minutes: every benchmark at a small size, the PyTorch peer included. JAXDTI_DATA must hold human/random.
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]' --constraint constraints.txt
-	for name in featurise train_throughput adaptation inference replicas response_sweep scaling; do \
+	for name in featurise train_throughput step adaptation inference replicas response_sweep scaling; do \
 	    $(BIN)/python benchmarks/$$name.py --quick || exit 1; \
 	done
 

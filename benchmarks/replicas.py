@@ -17,6 +17,7 @@ COLUMNS = (
 )
 FINGERPRINT = 1024  # inputs of the plain network, whose hidden layers have 1,200 and 300 units
 STEPS = 64  # of the plain network in a measurement
+ATOMS, RESIDUES = 40, 640  # of every drug and protein that DrugBAN is timed on
 
 
 def main() -> None:
@@ -112,9 +113,9 @@ def first(result):
     return result[0]
 
 
-def drugban(batch: int):
-    """DrugBAN of the paper's sizes on drugs of up to 40 atoms and proteins of up to 640 residues."""
-    from jaxdti.config import Config
+def drugban(batch: int, dtype: str = "float32"):
+    """A step of DrugBAN of the paper's sizes, fresh states and batches of pairs that have ``ATOMS`` and ``RESIDUES``."""
+    from jaxdti.config import Config, ModelConfig
     from jaxdti.data.batches import PairBatch, Shape
     from jaxdti.training.features import DeviceFeatures
     from jaxdti.training.objectives import pair_objective
@@ -122,15 +123,15 @@ def drugban(batch: int):
     from jaxdti.training.state import hyper_parameters, init_state, init_variables
     from jaxdti.training.step import make_train_step
 
-    config, shape, count = Config(), Shape(40, 48, 640), 64
+    config, shape, count = Config(model=ModelConfig(dtype=dtype)), Shape(ATOMS, 48, RESIDUES), 64
     rng = np.random.default_rng(0)
     features = DeviceFeatures(
-        atoms=jnp.asarray(rng.integers(0, 2, (count * 40, 8)), jnp.int8),
-        atom_offsets=jnp.arange(count + 1) * 40,
-        bonds=jnp.asarray(rng.integers(0, 40, (count * 48, 2)), jnp.int16),
+        atoms=jnp.asarray(rng.integers(0, 2, (count * ATOMS, 8)), jnp.int8),
+        atom_offsets=jnp.arange(count + 1) * ATOMS,
+        bonds=jnp.asarray(rng.integers(0, ATOMS, (count * 48, 2)), jnp.int16),
         bond_offsets=jnp.arange(count + 1) * 48,
-        residues=jnp.asarray(rng.integers(1, 26, count * 640), jnp.uint8),
-        residue_offsets=jnp.arange(count + 1) * 640,
+        residues=jnp.asarray(rng.integers(1, 26, count * RESIDUES), jnp.uint8),
+        residue_offsets=jnp.arange(count + 1) * RESIDUES,
     )
     tx = make_optimizer(config.training, 100)
     step = make_train_step(pair_objective(config.model, config.task, features, shape), tx)
