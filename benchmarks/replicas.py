@@ -114,7 +114,7 @@ def first(result):
 
 
 def drugban(batch: int, dtype: str = "float32"):
-    """A step of DrugBAN of the paper's sizes, fresh states and batches of pairs that have ``ATOMS`` and ``RESIDUES``."""
+    """A step of DrugBAN of the paper's sizes, fresh states, and batches of pairs with ``ATOMS`` and ``RESIDUES``."""
     from jaxdti.config import Config, ModelConfig
     from jaxdti.data.batches import PairBatch, Shape
     from jaxdti.training.features import DeviceFeatures

@@ -2,8 +2,8 @@
 
 python benchmarks/step.py --json results.json
 
-On drugs of 40 atoms and proteins of 640 residues, without padding, as many steps a program call as in training. Operations
-are those of the compiler's profile; on CPU it leaves out what convolutions take.
+On drugs of 40 atoms and proteins of 640 residues, without padding, as many steps a program call as in training. The
+operations are those of JAX's profile, which on CPU leaves out what convolutions take.
 """
 
 import tempfile
