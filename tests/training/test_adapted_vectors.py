@@ -120,10 +120,8 @@ def test_by_vmap_as_one_by_one(monkeypatch):
     np.testing.assert_allclose(found[0].loss, found[1].loss, rtol=1e-4)
 
 
-@pytest.mark.parametrize("one_by_one", [True, False])
-def test_class_weights_are_refreshed_after_so_many_steps(monkeypatch, one_by_one):
+def test_class_weights_are_refreshed_after_so_many_steps():
     """Two epochs of three steps: after every third step is once an epoch, which is the default; the batch's differ."""
-    monkeypatch.setattr(vectors, "runs_one_by_one", lambda *_: one_by_one)
     training = replace(TRAINING, batch_size=8)
     found = [fit("san", [replica()], training=training, refresh_steps=steps) for steps in (None, 3, 1)]
     np.testing.assert_array_equal(found[0].loss, found[1].loss)

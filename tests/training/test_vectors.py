@@ -102,7 +102,7 @@ def test_own_features_of_each_replica_equal_shared_ones(form):
     )
 
 
-def test_it_learns_two_classes_many_classes_and_values(form):
+def test_it_learns_two_classes_many_classes_and_values():
     config, seen, rest = replace(CONFIG, epochs=100), np.arange(60), np.arange(60, 90)
     score = lambda model, found: predict_vectors(model, found.variables, X, rest)[0]
     plain = {"train": seen, "validation": rest, "dropout": 0.0}
@@ -152,7 +152,7 @@ def test_replicas_that_have_stopped_leave_the_program_and_change_nothing(monkeyp
         same(jax.tree.map(lambda leaf, i=i: leaf[i], together.variables), jax.tree.map(lambda x: x[0], alone.variables))
 
 
-def test_training_goes_on_from_given_variables(form):
+def test_training_goes_on_from_given_variables():
     first = fit([replica(0, epochs=1), replica(1, epochs=1)])
     same = fit([replica(0, learning_rate=0.0), replica(1, learning_rate=0.0)], variables=first.variables)
     chex.assert_trees_all_equal(same.variables["params"], first.variables["params"])
