@@ -22,6 +22,7 @@ from jaxdti.models.autoencoders import Perceptron, normalise
 from jaxdti.training.vectors import VectorReplica, fit_vectors, predict_vectors
 
 _FEATURE_ROWS = 1 << 16  # of the encoders that train together, to bound the memory
+_CPU_CLASSIFIERS = 512  # that train together on CPU; more take more memory and no less time
 
 
 class ResponseHead(nn.Module):
@@ -115,6 +116,8 @@ def fit_heads(
       look: called after every program call; what it raises ends the training.
     """
     size = max(1, _FEATURE_ROWS // len(study.source))
+    if jax.default_backend() == "cpu":
+        size = max(1, min(size, _CPU_CLASSIFIERS // (len(study.drugs) * folds)))
     parts = [
         _fit_group(study, encoders[first : first + size], folds, config, pretraining, look)
         for first in range(0, len(encoders), size)
