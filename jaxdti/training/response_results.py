@@ -90,12 +90,14 @@ def _measure(config: Config, study: Study, entry: Entry) -> dict[str, Any]:
     seeds = np.array([drugs[drug][f"{first}_seeds"] for drug in study.drugs], np.float64)  # NaN where undefined
     known = ~np.isnan(seeds).all(1)
     by_seed = seeds[known].mean(0) if known.any() else np.full(len(entry.target), np.nan)
+    together = [drugs[drug][first] for drug, has in zip(study.drugs, known, strict=True) if has]
     return {
         "method": entry.method,
         "protocol": entry.protocol,
         f"mean_{first}": float(by_seed.mean()),
         f"mean_{first}_sd": float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None,
         f"mean_{first}_seeds": by_seed.tolist(),
+        f"mean_{first}_together": float(np.mean(together)) if together else None,  # of the mean score over seeds
         "mean_validation_auroc": float(entry.validation.mean()),
         "drugs": drugs,
     }
@@ -200,11 +202,12 @@ def draw_codes(codes: dict[str, tuple[Domain, Domain]], path: Path) -> None:
 
 
 def response_table(summary: dict[str, Any], study: Study) -> list[tuple[str, ...]]:
-    """Rows of text, the header first: each method with its mean over drugs, the drugs, and the domain accuracy."""
+    """Rows of text, the header first: each method with its means over drugs, the drugs, and the domain accuracy."""
     first = FIRST[study.target_kind]
     protocols = {entry["protocol"] for entry in summary["methods"]} - {"none"}
     shown = list(study.drugs)[:8]
-    header = ["method", *(["protocol"] if len(protocols) > 1 else []), f"mean {first}", "source validation", *shown]
+    header = ["method", *(["protocol"] if len(protocols) > 1 else []), f"mean {first}", "seeds together"]
+    header += ["source validation", *shown]
     rows = [(*header, "domains told apart by shared / private / joined code")]
     number = lambda value: "" if value is None else f"{value:.3f}"
     for entry in sorted(summary["methods"], key=lambda entry: -(entry[f"mean_{first}"] or -1)):
@@ -213,7 +216,7 @@ def response_table(summary: dict[str, Any], study: Study) -> list[tuple[str, ...
         told = summary["domain_accuracy"].get(entry["method"], {})
         accuracies = " / ".join(number(told[kind]) for kind in ("shared", "private", "joined") if kind in told)
         cells = [entry["method"], *([entry["protocol"]] if len(protocols) > 1 else []), mean]
-        cells += [number(entry["mean_validation_auroc"])]
+        cells += [number(entry[f"mean_{first}_together"]), number(entry["mean_validation_auroc"])]
         cells += [number(entry["drugs"][drug][first]) for drug in shown]
         rows.append((*cells, accuracies))
     return rows
@@ -232,5 +235,7 @@ def show_response(summary: dict[str, Any], study: Study, output: Path) -> None:
     console.print(table)
     if study.ceiling:
         print(f"the truth itself: mean AUROC {np.nanmean(list(study.ceiling.values())):.3f}")
-    print("means are over drugs, of single seeds; drug columns are of the mean score over seeds and folds")
+    print(
+        "means are over drugs, first of single seeds, then of the mean score over seeds and folds, as are drug columns"
+    )
     print(f"written to {output}, {summary['seconds']:.0f} s")

@@ -59,6 +59,7 @@ def test_the_summary_has_every_method_protocol_and_drug(run):
             assert low <= metrics["auroc"] <= high and metrics["samples"] == 32
             assert 0 <= metrics["validation_auroc"] <= 1
         assert entry["mean_auroc"] == pytest.approx(np.mean(entry["mean_auroc_seeds"]))
+        assert entry["mean_auroc_together"] == pytest.approx(np.mean([d["auroc"] for d in entry["drugs"].values()]))
     chosen = summary["methods"][-1]["drugs"]["drug 0"]["selected"]
     assert [one["epochs"] in (1, 2) for one in chosen] == [True, True]
     assert set(summary["domain_accuracy"]["codeae_adv"]) == {"shared", "private", "joined"}
