@@ -40,7 +40,10 @@ def main() -> None:
             operations += found
     show(rows, COLUMNS)
     print()
-    show(operations, OPERATION_COLUMNS)
+    if operations:
+        show(operations, OPERATION_COLUMNS)
+    else:
+        print("the profile names no operation")
     write(options.json, "step", rows, operations=operations)
 
 
@@ -56,7 +59,7 @@ def measure(batch: int, dtype: str, ceiling: float) -> tuple[Row, list[Row]]:
     seconds = []
     for _ in range(1 + CALLS):  # the first one warms up
         start = time.perf_counter()
-        state, metrics = jax.block_until_ready(run(state, batches))
+        state, _ = jax.block_until_ready(run(state, batches))
         seconds.append(time.perf_counter() - start)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -64,7 +67,7 @@ def measure(batch: int, dtype: str, ceiling: float) -> tuple[Row, list[Row]]:
         spent = operation_seconds(Path(folder))
     each = min(seconds[1:]) / steps
     flops = 6e6 * float(pair_cost(ATOMS, RESIDUES)) * batch / each  # as in train_throughput.py
-    host, device, total = peak_host_bytes(), peak_device_bytes(), sum(time for time, _ in spent.values())
+    host, device, total = peak_host_bytes(), peak_device_bytes(), sum(taken for taken, _ in spent.values())
     setting: Row = {"batch": batch, "dtype": dtype}
     row = setting | {
         "milliseconds": 1e3 * each,
@@ -79,12 +82,12 @@ def measure(batch: int, dtype: str, ceiling: float) -> tuple[Row, list[Row]]:
     return row, [
         setting
         | {
-            "milliseconds": 1e3 * time / steps,
-            "percent": 100 * time / total,
+            "milliseconds": 1e3 * taken / steps,
+            "percent": 100 * taken / total,
             "times": count / steps,
             "operation": name,
         }
-        for name, (time, count) in most
+        for name, (taken, count) in most
     ]
 
 
