@@ -90,7 +90,7 @@ def _measure(config: Config, study: Study, entry: Entry) -> dict[str, Any]:
     seeds = np.array([drugs[drug][f"{first}_seeds"] for drug in study.drugs], np.float64)  # NaN where undefined
     known = ~np.isnan(seeds).all(1)
     by_seed = seeds[known].mean(0) if known.any() else np.full(len(entry.target), np.nan)
-    together = [drugs[drug][first] for drug, has in zip(study.drugs, known, strict=True) if has]
+    together = [metrics[first] for metrics in drugs.values() if metrics[first] is not None]
     return {
         "method": entry.method,
         "protocol": entry.protocol,
