@@ -9,11 +9,13 @@ from hypothesis import settings
 from jax.experimental.compilation_cache import compilation_cache
 
 import jaxdti  # noqa: F401  before any computation: it turns a faulty fusion of some JAX releases off
+from jaxdti.compilation import forget_programs
 
 ROOT = Path(__file__).resolve().parents[1]
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_traceback_in_locations_limit", 0)  # tests, which mostly trace, take 7 % less
 
 # A first call compiles, so no deadline; in CI a failure must be repeatable and no example database may decide.
 settings.register_profile("local", deadline=None)
@@ -36,6 +38,15 @@ def programs(tmp_path_factory):
     folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "programs"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture
+def fresh_programs():
+    """Compiles anew what runs keep for each other: for tests that change, or count, what is inside of a program."""
+    forget_programs()
+    jax.clear_caches()
+    yield
+    forget_programs()
 
 
 @pytest.fixture(scope="module")

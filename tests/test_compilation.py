@@ -1,14 +1,12 @@
 """The cache of compiled programs: on accelerators, in the user cache, unless the user says otherwise."""
 
-import os
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdti.compilation import keep_programs, release_compiler_memory, told_jit
+from jaxdti import compilation
+from jaxdti.compilation import forget_programs, keep_programs, kept_program, told_jit
 
 SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 
@@ -37,24 +35,9 @@ def test_a_directory_of_the_users_own_stays(monkeypatch):
     assert jax.config.jax_compilation_cache_dir == "elsewhere"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_freed_memory_goes_back_to_the_system():
-    def resident() -> int:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    release_compiler_memory()
-    before = resident()
-    blocks = [bytes(64 * 1024) for _ in range(2000)]  # 125 MiB in pieces that glibc keeps in its heap
-    kept = blocks[-1]
-    blocks.clear()
-    release_compiler_memory()
-    assert resident() - before < 30 * 2**20 and len(kept) == 64 * 1024
-
-
 def test_every_compilation_is_told_once(capsys, monkeypatch):
     add = told_jit(
-        lambda into, values: {"sum": into["sum"] + values}, lambda into, values: f"sum of {len(values)}", "into"
+        lambda into, values: {"sum": into["sum"] + values}, lambda into, values: f"sum of {len(values)}", "a", "into"
     )
     given = {"sum": jnp.zeros(3)}
     for values in (np.ones(3, np.float32), np.full(3, 2.0, np.float32)):
@@ -70,3 +53,30 @@ def test_every_compilation_is_told_once(capsys, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     add({"sum": jnp.zeros(4)}, np.ones(4, np.float32))
     assert capsys.readouterr().err == ""
+
+
+def test_a_program_of_the_same_key_and_shapes_is_compiled_once_in_a_process(capsys):
+    def scaled(factor):
+        return told_jit(lambda x: factor * x, lambda x: f"{len(x)} times {factor}", ("scaled", factor))
+
+    x = np.arange(3, dtype=np.float32)
+    for factor in (2.0, 3.0, 2.0):
+        np.testing.assert_array_equal(scaled(factor)(x), factor * x)
+    np.testing.assert_array_equal(scaled(2.0)(x[:2]), 2.0 * x[:2])
+    with jax.default_matmul_precision("bfloat16"):  # another program, if it had a product
+        scaled(2.0)(x)
+    forget_programs()
+    scaled(3.0)(x)
+    told = [line.split(" in ")[0] for line in capsys.readouterr().err.splitlines()]
+    names = ["3 times 2.0", "3 times 3.0", "2 times 2.0", "3 times 2.0", "3 times 3.0"]
+    assert told == [f"compiled {name}" for name in names]
+
+
+def test_the_programs_used_last_are_kept(monkeypatch):
+    forget_programs()
+    monkeypatch.setattr(compilation, "_MOST_KEPT", 2)
+    made = []
+    for key in ("a", "b", "a", "c", "a", "b"):
+        assert kept_program(key, lambda key=key: made.append(key) or key) == key
+    assert made == ["a", "b", "c", "b"]
+    forget_programs()

@@ -179,7 +179,7 @@ def make_encoder(config: ModelConfig, features: DeviceFeatures | FeatureStore, e
             form = ", Gram" if isinstance(into, Grams) else ""
             return f"encoder of {len(index)} {entities.kind}s of {shape.atoms or shape.residues}{form}"
 
-        return told_jit(batch, name, donate="into")
+        return told_jit(batch, name, ("encoder", config, entities.kind, shape), donate="into")
 
     programs = [program(shape) for shape in entities.shapes]
 

@@ -1,6 +1,7 @@
 """The joint features of pairs: what the decoder sees, and what methods between domains align."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ def make_joint_features(
     Programs are compiled and told once a bucket, at its first use. Features in a store stay on the host, and every
     batch brings its own.
     """
+    config = replace(config, dropout=0.0)  # it has no part here, and would make programs of its own
     model = DrugBAN(config)
 
     def program(shape: Shape):
@@ -38,7 +40,7 @@ def make_joint_features(
         def name(variables, features, batch: PairBatch) -> str:
             return f"features of {len(batch.drug)} pairs of {shape.atoms} atoms, {shape.residues} residues"
 
-        return told_jit(run, name)
+        return told_jit(run, name, ("joint features", config, shape))
 
     programs = [program(shape) for shape in buckets.shapes]
 

@@ -1,6 +1,7 @@
 """Scores of many pairs with given variables: encoders, cached states, pairs."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -37,7 +38,7 @@ from jaxdti.training.features import DeviceFeatures
 
 Scorer = Callable[[dict[str, Any], np.ndarray], np.ndarray]
 
-MEMORY = 1 << 30  # bytes of states
+MEMORY = 1 << 29  # bytes of states; on CPU, pages of more cost more than what is encoded twice
 _MOST_BUCKETS = 4  # lengths of drugs, and lengths of proteins
 
 
@@ -83,6 +84,7 @@ def make_scorer(
       replicas: N when ``variables`` have a leading axis N; then the result is float32 [N, len(rows)], one replica
         after the other with the same programs.
     """
+    config = replace(config, dropout=0.0)  # it has no part here, and would make programs of its own
     drugs, proteins = _entities(config, features, table, min(len(buckets.shapes), _MOST_BUCKETS), batch_size)
     model, rank = DrugBAN(config), config.joint_features * config.pool_size
     encoders = make_encoder(config, features, drugs), make_encoder(config, features, proteins)
@@ -144,13 +146,14 @@ def _pairwise(
         atoms, residues = drugs.values.shape[1], proteins.values.shape[1]
         return f"attention of {len(drug)} pairs of {atoms} atoms, {residues} residues"
 
-    heads = told_jit(partial(folded_heads, model), lambda *_: "attention weights")
-    pool = told_jit(pool_pairs, pool_name)
-    finish = told_jit(partial(decode, model), lambda variables, f, *_: f"decoder of {len(f)} pairs")
+    config = model.config
+    heads = told_jit(partial(folded_heads, model), lambda *_: "attention weights", ("heads", config))
+    pool = told_jit(pool_pairs, pool_name, "pool")
+    finish = told_jit(partial(decode, model), lambda variables, f, *_: f"decoder of {len(f)} pairs", ("decode", config))
 
     def empty(entities: Entities, slots: tuple[int, ...], bucket: int) -> States:
         shape = (slots[bucket], entities.states[bucket], rank)
-        return Projected(jnp.zeros(shape, jnp.dtype(model.config.dtype)), jax.device_put(np.zeros(shape[0], np.int32)))
+        return Projected(jnp.zeros(shape, jnp.dtype(config.dtype)), jax.device_put(np.zeros(shape[0], np.int32)))
 
     def score_tile(variables, drug_states, protein_states, drug, protein) -> np.ndarray:
         parts, folded = [], heads(variables)
@@ -184,7 +187,7 @@ def _gram(
 ) -> PairScorer:
     """As ``_pairwise``, in the Gram form: whole tiles are scored, and the wanted pairs picked."""
     name = lambda variables, drugs, proteins: f"scores of {len(drugs.count)} drugs x {len(proteins.count)} proteins"
-    program = told_jit(partial(score_grid, model), name)
+    program = told_jit(partial(score_grid, model), name, ("grid", model.config))
 
     def empty(slots: int, key: int) -> States:
         total, count = np.zeros((slots, rank), np.float32), np.zeros(slots, np.int32)

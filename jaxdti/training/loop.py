@@ -15,11 +15,12 @@ import optax
 import scipy.special
 from jax.sharding import Mesh
 
-from jaxdti.compilation import release_compiler_memory
+from jaxdti.compilation import kept_program, signature
 from jaxdti.data.batches import Buckets, Chunk, PairBatch, Shape
 from jaxdti.data.interactions import FeatureStore, InteractionTable
 from jaxdti.evaluation.metrics import classification_metrics, regression_metrics
 from jaxdti.inference.scoring import Scorer
+from jaxdti.memory import release_compiler_memory
 from jaxdti.training.checkpoints import Checkpoints
 from jaxdti.training.features import DeviceFeatures, chunk_features
 from jaxdti.training.mesh import (
@@ -156,8 +157,9 @@ def fit(
     pairs = sum(len(replica.parts["train"]) for replica in replicas)
 
     def save() -> None:
-        # Of several processes the first one writes, and it holds a part of the arrays only.
-        arrays, kept = (state, best) if jax.process_count() == 1 else to_host((state, best))
+        # Of several processes the first one writes, and it holds a part of the arrays only. Alone, too: Orbax takes
+        # half of the time for arrays of NumPy.
+        arrays, kept = to_host((state, best))
         updates = _updates(state)
         if is_lead():
             checkpoints.save(updates, arrays, kept, asdict(progress))
@@ -266,14 +268,19 @@ def chunk_programs(
                 step = make_train_step(method.objective(features, shape, proteins), tx)
                 return jax.vmap(make_chunk(step))(state, batches)
 
-            start = time.perf_counter()
-            compiled[bucket, proteins] = over_replicas(program, mesh).lower(state, chosen, batches).compile()
-            release_compiler_memory()
-            replicas, steps, size = batches.drug.shape
-            together = f"{replicas} replicas x " if replicas > 1 else ""
-            distinct = f", {proteins} proteins" if proteins else ""
-            name = f"{together}{steps} x {size} pairs of {shape.atoms} atoms, {shape.residues} residues{distinct}"
-            report.compiled(name, time.perf_counter() - start)
+            def compile():
+                start = time.perf_counter()
+                made = over_replicas(program, mesh).lower(state, chosen, batches).compile()
+                release_compiler_memory()
+                replicas, steps, size = batches.drug.shape
+                together = f"{replicas} replicas x " if replicas > 1 else ""
+                distinct = f", {proteins} proteins" if proteins else ""
+                name = f"{together}{steps} x {size} pairs of {shape.atoms} atoms, {shape.residues} residues{distinct}"
+                report.compiled(name, time.perf_counter() - start)
+                return made
+
+            key = ("train", method.key, shape, proteins, mesh, signature(state, chosen, batches))
+            compiled[bucket, proteins] = compile() if method.key is None else kept_program(key, compile)
         state, metrics = compiled[bucket, proteins](state, chosen, batches)
         if isinstance(features, FeatureStore):
             running.append(metrics["loss"])

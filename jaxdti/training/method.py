@@ -1,6 +1,6 @@
 """How replicas learn: what the training loop has to know of plain training, and of every other kind."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -50,6 +50,7 @@ class Method:
     buckets: Buckets | None = None  # those of its batches and scores, where they are others
     scorer: Scorer | None = None  # scores networks in its own way
     judge: Judge | None = None  # selects the epoch, instead of the validation score
+    key: Hashable = None  # all that its programs depend on beside their arguments; None: they are not kept
 
 
 def supervised(replicas: Sequence[Replica], table: InteractionTable, buckets: Buckets, steps: int) -> Method:

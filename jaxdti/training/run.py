@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +49,7 @@ from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.report import RunReporter
 from jaxdti.training.results import SCRATCH, SOURCE_ONLY, Fitted, write_results
 from jaxdti.training.shallow import copy_network, evaluate_source, fit_shallow, linear_head
-from jaxdti.training.state import hyper_parameters, init_replicas
+from jaxdti.training.state import hyper_parameters, init_replicas, static_config
 from jaxdti.training.step import chunk_steps
 from jaxdti.training.transfer import check_architecture, check_parts, transferred, unfreezing_stages
 
@@ -372,7 +372,10 @@ def fit_replicas(
         method = replace(method, judge=target_judge(config, table, scorer, joint))
     tx = make_optimizer(training, steps_per_epoch(replicas[0], buckets), method.rate_of, method.share_of)
     hyper = [hyper_parameters(r.config, class_weights(table, r), label_scale(table, r)) for r in replicas]
-    state = init_replicas(method.init, tx, [r.config.training.seed for r in replicas], hyper)
+    method = replace(method, key=_method_key(replicas, buckets))
+    seeds = [r.config.training.seed for r in replicas]
+    # A source's weights are constants of the program.
+    state = init_replicas(method.init, tx, seeds, hyper, method.key if source is None else None)
     copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))  # one program, not one for each shape
     best = copy(state.variables)
     progress = Progress([Member() for _ in replicas])
@@ -402,6 +405,15 @@ def make_method(replicas: Sequence[Replica], table: InteractionTable, buckets: B
     if config.adaptation.method == "none":
         return with_frozen(supervised(replicas, table, buckets, steps), config.training.frozen)
     return with_frozen(adapted(replicas, table, buckets, steps), config.training.frozen, ("network",))
+
+
+def _method_key(replicas: Sequence[Replica], buckets: Buckets) -> Hashable:
+    """All that the method and its optimiser depend on, beside the arguments of their programs.
+
+    Schedules count in steps, and how many pairs of train each bucket has decides those of an epoch.
+    """
+    counts = (np.bincount(buckets.of_row[r.parts["train"]], minlength=len(buckets.shapes)) for r in replicas)
+    return static_config(replicas[0].config), tuple(tuple(count.tolist()) for count in counts)
 
 
 @contextmanager

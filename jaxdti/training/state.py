@@ -1,6 +1,7 @@
 """The training state: a pytree of arrays only, so that it stacks over replicas, donates and checkpoints."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxdti.config import Config, ModelConfig
+from jaxdti.compilation import kept_program, signature
+from jaxdti.config import Config, DataConfig, ModelConfig, OutputConfig
 from jaxdti.layers.graph import DrugBatch
 from jaxdti.layers.sequence import ProteinBatch
 from jaxdti.models.drugban import REFERENCE_ATOMS, REFERENCE_RESIDUES, DrugBAN
@@ -78,6 +80,19 @@ def hyper_parameters(
     return {name: np.asarray(value, np.float32) for name, value in values.items()}
 
 
+def static_config(config: Config) -> Config:
+    """The configuration without what ``hyper_parameters`` traces, seeds, data and output: no program depends on them.
+
+    Models that train together have the same one.
+    """
+    model = replace(config.model, dropout=0.0)
+    training = replace(config.training, learning_rate=0.0, weight_decay=0.0, class_weight=False, seed=0)
+    adaptation = replace(config.adaptation, strength=0.0, discriminator_learning_rate=None)
+    return replace(
+        config, data=DataConfig(), output=OutputConfig(), model=model, training=training, adaptation=adaptation
+    )
+
+
 # A seed -> {"params": ..., "batch_stats": ...}, and "frozen": ... where there are such parameters.
 Init = Callable[[int | Array], dict[str, Any]]
 
@@ -102,8 +117,15 @@ def init_replicas(
     tx: optax.GradientTransformation,
     seeds: Sequence[int],
     hyper: Sequence[dict[str, np.ndarray]],
+    key: Hashable = None,
 ) -> TrainState:
-    """Fresh states stacked on axis 0, one of each seed and its hyper-parameters."""
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *hyper)
+    """Fresh states stacked on axis 0, one of each seed and its hyper-parameters.
+
+    Args:
+      key: all that ``init`` and ``tx.init`` depend on, to keep the program; None keeps none.
+    """
+    given = np.asarray(seeds, np.int32), jax.tree.map(lambda *leaves: np.stack(leaves), *hyper)
     program = jax.jit(jax.vmap(lambda seed, hyper: init_state(init, tx, seed, hyper)))
-    return program(np.asarray(seeds, np.int32), stacked)
+    if key is None:
+        return program(*given)
+    return kept_program(("init", key, signature(*given)), lambda: program.lower(*given).compile())(*given)

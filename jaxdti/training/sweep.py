@@ -4,7 +4,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow as pa
 import yaml
 
 from jaxdti.config import Config, config_from_dict, config_to_dict, save_config
-from jaxdti.config_tree import plant, read_yaml
+from jaxdti.config_tree import read_yaml
 from jaxdti.console import say
 from jaxdti.data.batches import PairBatch, Shape, pair_cost
 from jaxdti.data.interactions import DataError
@@ -42,18 +42,12 @@ from jaxdti.training.run import (
     record_data,
     steps_per_epoch,
 )
-from jaxdti.training.state import hyper_parameters, init_replicas
+from jaxdti.training.state import hyper_parameters, init_replicas, static_config
 from jaxdti.training.step import make_chunk, make_train_step
 
 __all__ = ["Interrupted", "SweepResults", "replicas_that_fit", "resume_sweep", "sweep", "sweep_table"]
 
-# What replicas of one program may differ in: their rows, and what ``state.hyper_parameters`` traces.
 _MOST_ON_CPU = 8  # more at once are no faster there, and the program grows with them
-_TRACED = (
-    *("adaptation.discriminator_learning_rate", "adaptation.strength"),
-    *("data.split_seed", "model.dropout", "training.class_weight"),
-    *("training.learning_rate", "training.seed", "training.weight_decay"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,18 +161,15 @@ def group_settings(
 ) -> list[list[int]]:
     """Numbers of the settings that can be replicas of one program, in their order.
 
-    They differ in nothing but ``_TRACED`` and share a table; where the learning rate has a schedule, also its length.
+    Their ``static_config`` is the same, and their table; where the learning rate has a schedule, also its length.
 
     Args:
       of_setting: index into ``datasets`` of each setting.
     """
-    lengths: dict[tuple[str, int], int] = {}
-    groups: dict[tuple[str, int, int], list[int]] = {}
+    lengths: dict[tuple[Config, int], int] = {}
+    groups: dict[Hashable, list[int]] = {}
     for i, (config, data) in enumerate(zip(configs, of_setting, strict=True)):
-        tree = config_to_dict(config)
-        for path in _TRACED:
-            plant(tree, path, None)
-        static = json.dumps(tree)
+        static = static_config(config)
         if (static, data) not in lengths:
             lengths[static, data] = _scheduled_steps(config, datasets[data])
         groups.setdefault((static, id(datasets[data].table), lengths[static, data]), []).append(i)

@@ -322,7 +322,7 @@ def outputs_scorer(
         def name(variables, inputs, batch: PairBatch) -> str:
             return f"scores of {len(batch.drug)} pairs of {shape.atoms} atoms, {shape.residues} residues"
 
-        return told_jit(run, name)
+        return told_jit(run, name, ("scores above frozen parts", model, shape))
 
     programs = [program(shape) for shape in buckets.shapes]
 
@@ -399,7 +399,7 @@ def encode_entities(
         def name(variables, features, index: np.ndarray) -> str:
             return f"frozen encoder of {len(index)} {kind}s of {shape.atoms or shape.residues}"
 
-        return told_jit(run, name)
+        return told_jit(run, name, ("frozen encoder", config.model, kind, shape))
 
     values = np.zeros((placed[-1], width), dtype)
     for bucket, shape in enumerate(entities.shapes):

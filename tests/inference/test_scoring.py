@@ -135,7 +135,9 @@ def test_little_memory_gives_the_same_scores(form, pairs, variables, expected, m
     np.testing.assert_allclose(scorer_of(pairs, memory=memory)(variables, np.arange(30)), expected, atol=1e-5)
 
 
-def test_features_on_the_host_give_the_same_scores_and_come_batch_by_batch(form, pairs, variables, monkeypatch):
+def test_features_on_the_host_give_the_same_scores_and_come_batch_by_batch(
+    form, pairs, variables, monkeypatch, fresh_programs
+):
     table, store = pairs
     buckets, sizes = buckets_for(CONFIG, table, store, 3, 4), []
     expected = make_scorer(CONFIG, device_features(store), table, buckets, 4, memory=40 * STATE)
@@ -158,7 +160,7 @@ def test_features_on_the_host_give_the_same_scores_and_come_batch_by_batch(form,
 
 
 @pytest.fixture
-def encoded(monkeypatch):
+def encoded(monkeypatch, fresh_programs):
     """Lengths of the drugs and proteins that really pass the encoders, in two lists."""
     seen = {"drug": [], "protein": []}
 
@@ -191,7 +193,7 @@ def test_every_entity_is_encoded_once(form, pairs, variables, encoded, memory):
         assert set(encoded["drug"]) == set(store.atom_counts[drugs].tolist())
 
 
-def test_programs_are_few_and_told_and_do_not_depend_on_what_is_scored(pairs, monkeypatch, capsys):
+def test_programs_are_few_and_told_and_do_not_depend_on_what_is_scored(pairs, monkeypatch, capsys, fresh_programs):
     pooled, decoded = [], []
     attention, final = pairs_module.pooled_attention, pairs_module.score
 
@@ -199,7 +201,6 @@ def test_programs_are_few_and_told_and_do_not_depend_on_what_is_scored(pairs, mo
         pooled.append((v.shape, q.shape))
         return attention(v, q, *weights)
 
-    jax.clear_caches()  # what another test has traced would not be traced again, so not be counted
     monkeypatch.setattr(scoring, "choose_form", lambda *_: "pairwise")
     monkeypatch.setattr(pairs_module, "pooled_attention", counted)
     monkeypatch.setattr(pairs_module, "score", lambda logits: decoded.append(logits.shape) or final(logits))

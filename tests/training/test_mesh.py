@@ -210,9 +210,8 @@ def contacts(tiny_config, tmp_path_factory):
     return run
 
 
-def test_the_host_meets_the_device_once_a_chunk_and_at_the_epochs_end(contacts, caplog, capsys):
+def test_the_host_meets_the_device_once_a_chunk_and_at_the_epochs_end(contacts, caplog, capsys, fresh_programs):
     """On CPU the guard refuses implicit transfers to the device, on GPU those from it too."""
-    jax.clear_caches()  # other tests may have compiled the same
     resident, told = contacts(4.0, caplog), capsys.readouterr().err
     streamed = contacts(0.0, caplog)
     for found, puts in ((resident, 1), (streamed, 2)):

@@ -5,11 +5,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from jaxdti.compilation import forget_programs
 from jaxdti.config import load_config
 from jaxdti.data.interactions import DataError
 from jaxdti.data.load import load_data
@@ -355,3 +357,21 @@ def test_an_ensemble_scores_as_its_predictions_and_its_members_as_theirs(ensembl
     np.testing.assert_allclose(
         load_run(run / "replicas/2").score(dataset.table, dataset.store)[rows], scores[2], atol=1e-5
     )
+
+
+def test_a_run_of_a_known_network_compiles_nothing_again(tiny_config, tmp_path, capfd, fresh_programs):
+    def compiled(name, config) -> list[str]:
+        train(config, tmp_path / name)
+        return [line.split()[1] for line in capfd.readouterr().err.splitlines() if line.startswith("compiled ")]
+
+    first = compiled("first", tiny_config(epochs=1))
+    assert {"1", "encoder"} < set(first)  # steps of training, and scoring
+    traced = {"seed": 4, "learning_rate": 1e-4, "class_weight": True}
+    config = tiny_config(model={"dropout": 0.3}, output={"bootstrap": 10}, epochs=1, **traced)
+    assert compiled("second", config) == []
+    # The schedule is another one; scoring is as before.
+    assert set(compiled("longer", tiny_config(epochs=2, schedule="cosine"))) == {"1"}
+    forget_programs()
+    assert compiled("alone", config) == first
+    weights = [load_run(tmp_path / name).members[0].variables for name in ("second", "alone")]
+    jax.tree.map(np.testing.assert_array_equal, *weights)
