@@ -131,7 +131,9 @@ def measure(
     """Scores pairs of Human with fresh weights: of ``part`` ("all" or one of the split), or all of drugs x proteins."""
     from jaxdti.config import DataConfig, ModelConfig
     from jaxdti.data.load import load_data
+    from jaxdti.memory import keep_freed_memory
 
+    keep_freed_memory()  # as the command line does
     dataset = load_data(DataConfig(dataset=DATASET), "classification")
     table, store = dataset.table, dataset.store
     if part is not None:

@@ -121,6 +121,7 @@ def measure(*, batch: int, dtype: str, buckets: int, samples: int, profile: Path
     from jaxdti.data.batches import pair_cost
     from jaxdti.data.load import load_data
     from jaxdti.inference.scoring import buckets_for
+    from jaxdti.memory import keep_freed_memory
     from jaxdti.training.features import host_features
     from jaxdti.training.loop import Reporter, chunk_programs
     from jaxdti.training.mesh import REPLICATED, STATES, make_mesh, put
@@ -129,6 +130,7 @@ def measure(*, batch: int, dtype: str, buckets: int, samples: int, profile: Path
     from jaxdti.training.run import make_method
     from jaxdti.training.state import hyper_parameters, init_replicas
 
+    keep_freed_memory()  # as the command line does
     config = Config(
         data=DataConfig(dataset=DATASET),
         model=ModelConfig(dtype=dtype),

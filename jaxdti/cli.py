@@ -19,6 +19,7 @@ from jaxdti import __version__, commands, commands_data
 from jaxdti.config import SPLITS, TASKS, config_fields, config_sections
 from jaxdti.config_tree import describe_type, nearest
 from jaxdti.data.interactions import DataError
+from jaxdti.memory import keep_freed_memory
 
 USAGE_ERROR = 2  # also for input that the user has to mend
 INTERRUPTED = 130  # 128 + SIGINT
@@ -56,6 +57,8 @@ def _stopped(how: str, code: int, own_process: bool) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code; without arguments prints the help and returns 2."""
+    if arguments is None:
+        keep_freed_memory()
     main_thread = threading.current_thread() is threading.main_thread()
     # What is half-written can be removed, unlike with the system's own way of ending a process.
     previous = signal.signal(signal.SIGTERM, _terminate) if main_thread else None
