@@ -170,6 +170,7 @@ def fit(
             due = method.target_classes_due(chunks) if method.target_classes_due else [False] * len(chunks)
             pending: list[dict[str, jax.Array]] = []
             started = contact = time.perf_counter()
+            pace = 0.0  # seconds of a chunk, at the last look
             for chunk in chunks[progress.chunk :]:
                 if due[progress.chunk]:
                     state = _predict_target_classes(replicas, method, scorer, state, mesh)
@@ -177,13 +178,16 @@ def fit(
                 state, metrics = run_chunk(state, chunk.bucket, method.batch(chosen), method.proteins(chunk))
                 pending.append(metrics)
                 progress.chunk += 1
-                now = time.perf_counter()
+                # Chunks are only queued, so the host's own time says little of the device's.
+                waited = max(time.perf_counter() - contact, len(pending) * pace)
                 last = progress.chunk == len(chunks)
-                if not (last or _look_is_due(progress.chunk, now - contact, stopped)):
+                if not (last or _look_is_due(progress.chunk, waited, stopped)):
                     continue
                 _collect(progress, pending)
                 _check_finite(state, progress, table, chunks, report)
-                pending, contact = [], time.perf_counter()
+                looked = time.perf_counter()
+                pace = (looked - contact) / len(pending)
+                pending, contact = [], looked
                 progress.seconds += contact - started
                 started = contact
                 report.update(_progress_line(progress, training.epochs, pairs))
@@ -204,7 +208,7 @@ def _active(progress: Progress, patience: int | None) -> list[bool]:
 
 
 def _look_is_due(chunk: int, seconds: float, stopped: list[int]) -> bool:
-    """Whether the host looks at the device after ``chunk`` chunks, ``seconds`` since it last did."""
+    """Whether the host looks at the device after ``chunk`` chunks, which take ``seconds`` since it last did."""
     if jax.process_count() > 1:
         return chunk % _CONTACT_CHUNKS == 0
     return bool(stopped) or seconds > _CONTACT_SECONDS

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from types import SimpleNamespace
 
 import chex
@@ -182,6 +183,22 @@ def test_how_often_the_host_looks_changes_nothing(problem, monkeypatch):
     assert len(seldom.told.updates) == 2 and len(often.told.updates) == 16
     chex.assert_trees_all_equal((often.state, often.best), (seldom.state, seldom.best))
     assert without_times(often.told.epochs) == without_times(seldom.told.epochs)
+
+
+def test_a_slow_device_is_looked_at_as_often_as_a_slow_host(problem, monkeypatch):
+    """The host queues chunks at once; their time shows only where it waits for them."""
+    looks, collect = [], loop._collect
+
+    def slow(progress, pending):
+        looks.append(len(pending))
+        time.sleep(0.05 * len(pending))
+        collect(progress, pending)
+
+    monkeypatch.setattr(loop, "_collect", slow)
+    monkeypatch.setattr(loop, "_CONTACT_SECONDS", 0.12)
+    problem.hook.before = lambda number, rows: number == 1 and time.sleep(0.2)  # so that a first look comes soon
+    problem.run(epochs=1, batch_size=2)
+    assert sum(looks) >= 19 and max(looks[1:]) <= 3
 
 
 def test_the_toy_learns_its_pairs_by_heart(problem):
