@@ -259,6 +259,7 @@ STOPPED = """
 import os, signal, sys
 from jaxdti import cli
 from jaxdti.training import run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 run.load_data = lambda *_: os.kill(os.getpid(), signal.{})
 sys.exit(cli.main())
 """
