@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxdti.console import say_compiled
 from jaxdti.data.features import user_cache_dir
-from jaxdti.memory import release_compiler_memory
+from jaxdti.memory import release_freed_memory
 
 
 def keep_programs() -> None:
@@ -77,7 +77,7 @@ def told_jit(
     def compile(arguments):
         start = time.perf_counter()
         made = jitted.lower(*arguments).compile()
-        release_compiler_memory()
+        release_freed_memory()
         if jax.process_index() == 0:
             say_compiled(name(*arguments), time.perf_counter() - start)
         return made

@@ -24,8 +24,8 @@ def keep_freed_memory() -> None:
         library.mallopt(parameter, value)
 
 
-def release_compiler_memory() -> None:
-    """Gives back what the compiler has freed: about 300 MiB a program on CPU, which glibc would keep until the end."""
+def release_freed_memory() -> None:
+    """Gives back what has been freed, to be called where much has been: a compiler on CPU leaves 300 MiB a program."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
         if trim is not None:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from jaxdti.memory import release_compiler_memory
+from jaxdti.memory import release_freed_memory
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -15,12 +15,12 @@ def test_freed_memory_goes_back_to_the_system():
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    release_compiler_memory()
+    release_freed_memory()
     before = resident()
     blocks = [bytes(64 * 1024) for _ in range(2000)]  # 125 MiB in pieces that glibc keeps in its heap
     kept = blocks[-1]
     blocks.clear()
-    release_compiler_memory()
+    release_freed_memory()
     assert resident() - before < 30 * 2**20 and len(kept) == 64 * 1024
 
 

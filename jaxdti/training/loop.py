@@ -20,7 +20,7 @@ from jaxdti.data.batches import Buckets, Chunk, PairBatch, Shape
 from jaxdti.data.interactions import FeatureStore, InteractionTable
 from jaxdti.evaluation.metrics import classification_metrics, regression_metrics
 from jaxdti.inference.scoring import Scorer
-from jaxdti.memory import release_compiler_memory
+from jaxdti.memory import release_freed_memory
 from jaxdti.training.checkpoints import Checkpoints
 from jaxdti.training.features import DeviceFeatures, chunk_features
 from jaxdti.training.mesh import (
@@ -275,7 +275,7 @@ def chunk_programs(
             def compile():
                 start = time.perf_counter()
                 made = over_replicas(program, mesh).lower(state, chosen, batches).compile()
-                release_compiler_memory()
+                release_freed_memory()
                 replicas, steps, size = batches.drug.shape
                 together = f"{replicas} replicas x " if replicas > 1 else ""
                 distinct = f", {proteins} proteins" if proteins else ""
@@ -364,6 +364,7 @@ def _finish_epoch(
         finite losses.
     """
     start = time.perf_counter()
+    release_freed_memory()  # what training needed; scoring needs arrays of other sizes
     better, records = np.zeros(len(replicas), bool), []
     steps = to_host(state.step)
     for i, (replica, member) in enumerate(zip(replicas, progress.members, strict=True)):
@@ -396,6 +397,7 @@ def _finish_epoch(
             record |= {f"oracle_{name}": number for name, number in metrics.items()}
         records.append((i, record))
     best = _keep(best, state, put(better, mesh, STATES))
+    release_freed_memory()
     progress.seconds += time.perf_counter() - start
     for i, scored in records:
         member = progress.members[i]

@@ -27,7 +27,7 @@ from jaxdti.data.load import Dataset, load_data
 from jaxdti.data.named import write_json
 from jaxdti.data.splits import table_identity, write_split
 from jaxdti.inference.features import make_joint_features
-from jaxdti.inference.scoring import buckets_for, make_scorer
+from jaxdti.inference.scoring import MEMORY, buckets_for, make_scorer
 from jaxdti.inference.trained import TrainedRun, load_run
 from jaxdti.training.adapted import adapted, check_target, target_judge
 from jaxdti.training.checkpoints import open_checkpoints
@@ -356,7 +356,8 @@ def fit_replicas(
         scored = local(features)
     buckets = padded = buckets_for(config.model, table, dataset.store, training.buckets, training.batch_size)
     tell(_describe_buckets(buckets))
-    scorer = make_scorer(config.model, scored, table, buckets, training.batch_size)
+    memory = MEMORY // 2  # training has its own beside it
+    scorer = make_scorer(config.model, scored, table, buckets, training.batch_size, memory=memory)
     if source is None:
         method = make_method(replicas, table, buckets)
     else:

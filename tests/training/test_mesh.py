@@ -178,8 +178,8 @@ def contacts(tiny_config, tmp_path_factory):
             left["state"] = jax.device_get((state, best))
             return state, best, progress
 
-        def scorer(*arguments):
-            score = real_make(*arguments)
+        def scorer(*arguments, **settings):
+            score = real_make(*arguments, **settings)
 
             def allowed(*inner):
                 with jax.transfer_guard("allow"):
