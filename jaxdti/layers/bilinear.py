@@ -120,8 +120,8 @@ def attended(projections, heads: tuple[Array, Array], pairs: tuple[Array, Array,
 def pooled_attention(v: Array, q: Array, weight: Array, bias: Array) -> Array:
     """``f_k = sum_vq V_vk ((V * w) Q^T + b)_vq Q_qk``; v [B, A, K], q [B, L, K], w [K], b [] -> [B, K].
 
-    The last sum is float32, or float64 where the inputs are. The gradient with respect to Q is one product instead of
-    two and their sum, each as large as Q.
+    The last sum is float32, or float64 where the inputs are. Of a single pair the gradient with respect to Q is one
+    product instead of two and their sum, each as large as Q.
     """
     return _pooled_attention(v, q, weight, bias)[0]
 
@@ -140,9 +140,12 @@ def _pooled_attention_gradients(saved: tuple[Array, ...], g: Array) -> tuple[Arr
     to_context = (v.astype(wide) * g[:, None]).astype(v.dtype)
     to_score = jnp.einsum("bak,blk->bal", to_context, q)
     to_weighted = jnp.einsum("bal,blk->bak", to_score, q)
-    # score^T to_context + to_score^T weighted, stacked over atoms.
-    maps, rows = jnp.concatenate([score, to_score], 1), jnp.concatenate([to_context, weighted], 1)
-    to_q = jnp.einsum("bal,bak->blk", maps, rows)
+    if v.shape[0] == 1:
+        # score^T to_context + to_score^T weighted, stacked over atoms: one product where pairs come one by one.
+        maps, rows = jnp.concatenate([score, to_score], 1), jnp.concatenate([to_context, weighted], 1)
+        to_q = jnp.einsum("bal,bak->blk", maps, rows)
+    else:  # all pairs at once: the stacked maps would be as large as one map for each of two heads
+        to_q = jnp.einsum("bal,bak->blk", score, to_context) + jnp.einsum("bal,bak->blk", to_score, weighted)
     to_v = context.astype(wide) * g[:, None] + to_weighted.astype(wide) * weight.astype(wide)[None, None]
     to_weight = jnp.sum(to_weighted.astype(wide) * v.astype(wide), (0, 1))
     to_bias = jnp.sum(to_score.astype(wide))

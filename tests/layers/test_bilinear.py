@@ -1,5 +1,7 @@
 """Bilinear attention: the collapse over heads in float64, and the layer against NumPy."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,15 +19,16 @@ def per_head(v, q, head, bias):
     return np.einsum("bhal,bak,blk->bk", score, v, q)
 
 
-def test_collapsed_form_equals_the_form_per_head_in_float64(complex_step):
+@pytest.mark.parametrize("batch", [1, BATCH])  # one pair has a gradient of its own
+def test_collapsed_form_equals_the_form_per_head_in_float64(complex_step, batch):
     rng = np.random.default_rng(0)
     arguments = {
-        "v": rng.normal(size=(BATCH, ATOMS, RANK)),
-        "q": rng.normal(size=(BATCH, RESIDUES, RANK)),
+        "v": rng.normal(size=(batch, ATOMS, RANK)),
+        "q": rng.normal(size=(batch, RESIDUES, RANK)),
         "head": rng.normal(size=(HEADS, RANK)),
         "bias": rng.normal(size=HEADS),
     }
-    upstream = rng.normal(size=(BATCH, RANK))
+    upstream = rng.normal(size=(batch, RANK))
 
     @jax.jit
     def run(arguments):
@@ -42,6 +45,15 @@ def test_collapsed_form_equals_the_form_per_head_in_float64(complex_step):
     for name, value in arguments.items():
         slope = complex_step(lambda x, n=name: (per_head(**(arguments | {n: x})) * upstream).sum(), value)
         np.testing.assert_allclose(got[name], slope, rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+def test_all_pairs_at_once_build_no_array_as_large_as_two_maps_a_pair():
+    pairs, atoms, residues, rank = 5, 7, 13, 3  # with so small a rank, maps are the largest arrays
+    v, q, weight = np.ones((pairs, atoms, rank)), np.ones((pairs, residues, rank)), np.ones(rank)
+    gradient = jax.grad(lambda *inputs: pooled_attention(*inputs).sum(), argnums=(0, 1, 2, 3))
+    text = jax.jit(gradient).lower(*map(np.float32, (v, q, weight, 1.0))).compile().as_text()
+    sizes = [np.prod([int(n) for n in size.split(",")]) for size in re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", text)]
+    assert pairs * atoms * residues <= max(sizes) < 2 * pairs * atoms * residues
 
 
 def test_pooled_attention_is_wide_where_its_inputs_are_narrow():
