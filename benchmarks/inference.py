@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
@@ -47,17 +47,24 @@ def main() -> None:
         return
     if not options.no_peer and not torch_installed():
         raise SystemExit("the PyTorch peer needs torch: pip install -e '.[bench]', or give --no-peer")
-    backend = default_backend()
     rows = []
+    try:
+        for more in _measured(options, default_backend()):
+            rows += more
+    finally:  # what is measured stays when the rest is stopped
+        show(rows, COLUMNS)
+        write(options.json, "inference", rows, dataset=DATASET)
+
+
+def _measured(options: argparse.Namespace, backend: str) -> Iterator[list[Row]]:
     for malloc in ("default", "tuned") if backend == "cpu" else ("default",):
         ours = [_run(setting, malloc) for setting in table_settings(options.quick)]
-        rows += ours if options.no_peer else _with_peer(ours, malloc, backend, options.quick)
+        yield ours if options.no_peer else _with_peer(ours, malloc, backend, options.quick)
     if backend == "gpu" and not options.no_peer:
         best = {"cached": True, "workers": 8, "compile": True, "dtype": "bfloat16", "device": "cuda"}
-        rows.append(_peer_row(run_peer("evaluate", rows=4096, malloc="tuned", batch=BATCH, **best), **best))
-    rows += [_run(setting, "tuned") for setting in form_settings(backend, options.quick)]
-    show(rows, COLUMNS)
-    write(options.json, "inference", rows, dataset=DATASET)
+        yield [_peer_row(run_peer("evaluate", rows=4096, malloc="tuned", batch=BATCH, **best), **best)]
+    for setting in form_settings(backend, options.quick):
+        yield [_run(setting, "tuned")]
 
 
 def _extra(parser: argparse.ArgumentParser) -> None:
