@@ -55,7 +55,8 @@ def read_responses(
         such as days since the diagnosis.
 
     Raises:
-      DataError: no such column, no record left, or a binary value other than 0 and 1.
+      DataError: no such column, no record left, a binary value other than 0 and 1, or continuous values that are all
+        0 or 1: labels, whose sign is the other one.
     """
     file = TableFile(path)
     option = f"response.{domain}_value_column"
@@ -80,7 +81,14 @@ def read_responses(
     if not complete.any():
         raise DataError(f"{path}: none of {len(samples)} records has a sample, a drug and a value")
     samples, drugs, values, dates = (x[complete] for x in (samples, drugs, values, dates))
-    if kind == "binary" and np.any(other := ~np.isin(values, (0.0, 1.0))):
+    other = ~np.isin(values, (0.0, 1.0))
+    if kind == "continuous" and not other.any():
+        raise DataError(
+            f"{path}: each of {len(values)} values of {value} is 0 or 1, as labels are; with "
+            f"response.{domain}_kind=continuous a low value means responds: set response.{domain}_kind=binary for "
+            "labels (1 = responds)"
+        )
+    if kind == "binary" and other.any():
         raise DataError(
             f"{path}: {value} of {samples[other.argmax()]!r} is {values[other.argmax()]:g}; 1 (responds) or 0 is "
             f"expected; for ln IC50 or AUC set response.{domain}_kind=continuous"

@@ -284,6 +284,21 @@ def test_a_binary_response_that_is_not_binary_is_an_error(tables):
     assert tables.error().startswith("target_response.csv: responder of 'P000' is 2; 1 (responds) or 0 is expected")
 
 
+def test_labels_read_as_ln_ic50_are_an_error(tables):
+    """As continuous values, 1 = responds would become label 0."""
+    tables.source_response = {"cell": list(LINES), "drug": ["Alpha"] * 60, "response": ["0", "1"] * 30}
+    assert tables.error() == (
+        "source_response.csv: each of 60 values of response is 0 or 1, as labels are; with "
+        "response.source_kind=continuous a low value means responds: set response.source_kind=binary for labels "
+        "(1 = responds)"
+    )
+    tables.settings["source_kind"] = "binary"
+    np.testing.assert_array_equal(tables.load().source_response[:, 0], np.arange(60) % 2)
+    tables.settings["target_kind"] = "continuous"
+    tables.target_response["response"] = tables.target_response.pop("responder")
+    assert "each of 30 values of response is 0 or 1" in tables.error()
+
+
 def test_unknown_drugs_are_an_error(tables):
     tables.settings["drugs"] = ("Omega",)
     assert tables.error() == "response.drugs: 'Omega' has no source response; the source has Alpha, ..."
