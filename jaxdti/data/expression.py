@@ -155,7 +155,7 @@ def shared_genes(source: Sequence[str], target: Sequence[str]) -> tuple[list[str
     lines = [f"{len(genes)} genes in both domains"]
     for only, where in ((only_source, "source"), (only_target, "target")):
         if only:
-            lines.append(f"  {len(only)} columns only in the {where}: {_some(only)}")
+            lines.append(f"  {len(only)} columns only in the {where}: {some_of(only)}")
     return genes, left_out, lines
 
 
@@ -234,5 +234,6 @@ def standardise(
     return source, target, lines
 
 
-def _some(names: Sequence[str]) -> str:
+def some_of(names: Sequence[str]) -> str:
+    """The first of many names, for a line to the user."""
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

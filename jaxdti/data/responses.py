@@ -3,13 +3,13 @@
 Label 1 always means: responds. In the source that is a low ln IC50 or AUC, in the target a recorded responder.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from jaxdti.data.expression import SAMPLE_NAMES, LeftOut, number_column, text_column
+from jaxdti.data.expression import SAMPLE_NAMES, LeftOut, number_column, some_of, text_column
 from jaxdti.data.interactions import DataError
 from jaxdti.data.tables import TableFile, Wanted, find_column
 
@@ -216,23 +216,46 @@ def fold_labels(values: np.ndarray, kind: str, fold: np.ndarray, held_out: int, 
     return label_of(values, kind, threshold)
 
 
-def matching_drugs(wanted: Sequence[str], source: ResponseTable, target: ResponseTable | None) -> list[str]:
+def matching_drugs(
+    wanted: Sequence[str], source: ResponseTable, target: ResponseTable | None
+) -> tuple[list[str], list[LeftOut], list[str]]:
     """The drugs to model, as the source spells them: ``wanted``, or all that both domains have records of.
+
+    Names are compared without case. Drugs of one domain only are left out, and counted in the lines for the user.
 
     Raises:
       DataError: a wanted drug has no source record, or the domains have no drug in common.
     """
-    spelling: Mapping[str, str] = {name.casefold(): name for name in reversed(source.drug)}
+    spelling = _spelling(source)
     if wanted:
         if unknown := [name for name in wanted if name.casefold() not in spelling]:
-            some = ", ".join(sorted(set(spelling.values()))[:10])
+            some = ", ".join(sorted(spelling.values())[:10])
             raise DataError(f"response.drugs: {unknown[0]!r} has no source response; the source has {some}, ...")
-        return [spelling[name.casefold()] for name in wanted]
+        drugs = list(dict.fromkeys(spelling[name.casefold()] for name in wanted))
+        repeated = len(wanted) - len(drugs)
+        return drugs, [], [f"  response.drugs names {repeated} drugs again: modelled once"] if repeated else []
     if target is None:
-        return list(dict.fromkeys(source.drug))
-    both = {name.casefold() for name in target.drug} & spelling.keys()
-    if not both:
+        return list(spelling.values()), [], []
+    there = _spelling(target)
+    drugs = sorted(name for key, name in spelling.items() if key in there)
+    if not drugs:
         raise DataError(
             f"source and target responses have no drug in common: {source.drug[0]!r}, ... and {target.drug[0]!r}, ..."
         )
-    return sorted(spelling[name] for name in both)
+    left_out, lines = [], []
+    for domain, own, other, lacks in (
+        ("source", spelling, there, "no target response"),
+        ("target", there, spelling, "no source response"),
+    ):
+        if only := [name for key, name in own.items() if key not in other]:
+            left_out += [LeftOut("drug", name, lacks) for name in only]
+            lines.append(f"  {len(only)} drugs only in the {domain} responses, left out: {some_of(only)}")
+    return drugs, left_out, lines
+
+
+def _spelling(table: ResponseTable) -> dict[str, str]:
+    """Case-folded name -> its first spelling, in the order of the table."""
+    names: dict[str, str] = {}
+    for name in table.drug:
+        names.setdefault(name.casefold(), name)
+    return names

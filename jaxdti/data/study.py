@@ -259,7 +259,8 @@ def _assemble(config: ResponseConfig, given: _Input, lines: list[str], left_out:
     )
     lines += said
 
-    drugs = matching_drugs(config.drugs, given.source_response, given.target_response)
+    drugs, lost, said = matching_drugs(config.drugs, given.source_response, given.target_response)
+    left_out, lines = left_out + lost, lines + said
     source_response, lost, said = response_matrix(given.source_response, source.samples, drugs, "source")
     left_out, lines = left_out + lost, lines + said
     target_response = np.full((len(target.samples), len(drugs)), np.nan)
@@ -320,8 +321,10 @@ def _usable_drugs(
         threshold = None if thresholds is None else float(thresholds[i])
         if threshold is not None and np.isnan(threshold):
             problem = "no threshold is given"
+        elif not np.isfinite(values).any():
+            problem = "no source sample with expression has a response"
         else:
-            whole = float(np.nanmedian(values)) if threshold is None and np.isfinite(values).any() else threshold
+            whole = float(np.nanmedian(values)) if threshold is None else threshold
             problem = class_problem(label_of(values, config.source_kind, whole))
         if problem:
             refused.append(LeftOut("drug", drug, problem))

@@ -315,6 +315,39 @@ def test_groups_and_confounders(tables):
     assert left_out(study, "source sample") == {"L000": "no confounder"}
 
 
+def test_drugs_of_one_domain_only_are_left_out_and_listed(tables):
+    for name, cell in (("cell", "L000"), ("drug", "Gamma"), ("ln_IC50", "1")):
+        tables.source_response[name].append(cell)
+    tables.target_response["drug"][4:6] = ["Beta", "beta"]
+    study = tables.load()
+    assert study.drugs == ("Alpha",)
+    assert left_out(study, "drug") == {"Gamma": "no target response", "Beta": "no source response"}
+    assert "  1 drugs only in the source responses, left out: Gamma" in study.lines
+    assert "  1 drugs only in the target responses, left out: Beta" in study.lines
+    tables.settings["drugs"] = ("Alpha",)  # the others were not asked for
+    assert not tables.load().left_out
+
+
+def test_a_drug_in_two_spellings_is_modelled_once(tables):
+    tables.source_response["drug"][1::2] = ["ALPHA"] * 30
+    tables.settings["drugs"] = ("alpha", "ALPHA")
+    study = tables.load()
+    assert study.drugs == ("Alpha",) and np.isfinite(study.source_response).all()
+    assert "  response.drugs names 1 drugs again: modelled once" in study.lines
+    tables.settings |= {"drugs": (), "target_response": None}
+    assert tables.load().drugs == ("Alpha",)
+
+
+def test_a_drug_measured_in_unknown_samples_only_is_left_out(tables):
+    for i in range(3):
+        for name, cell in (("cell", f"ACH-{i}"), ("drug", "Beta"), ("ln_IC50", "1.5")):
+            tables.source_response[name].append(cell)
+    tables.target_response["drug"][0] = "Beta"
+    study = tables.load()
+    assert study.drugs == ("Alpha",)
+    assert left_out(study, "drug") == {"Beta": "no source sample with expression has a response"}
+
+
 @pytest.mark.parametrize("missing", ["source_expression", "target_expression", "source_response"])
 def test_a_table_that_is_not_named_is_an_error(missing):
     given = {name: "x.csv" for name in ("source_expression", "target_expression", "source_response")} | {missing: None}
