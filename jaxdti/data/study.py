@@ -110,6 +110,7 @@ def _named(config: ResponseConfig) -> ResponseConfig:
     if config.dataset == "gdsc_tcga":
         return dataclasses.replace(
             config,
+            dataset=None,
             source_expression=str(_data_file("gdsc_ccle/expression.csv.gz")),
             target_expression=str(_data_file("tcga/expression.csv.gz")),
             source_response=str(_data_file("gdsc_ccle/ic50.csv.gz")),

@@ -367,6 +367,24 @@ def test_scales():
         standardise(source - source.min() - 1, target, log=True, scale="none", clip=None)
 
 
+@pytest.mark.parametrize(
+    "dataset, given, message",
+    [
+        ("planted-expression", {"source_expression": "mine.csv"}, "source_expression='mine.csv': response.dataset=pla"),
+        ("gdsc_tcga", {"target_response": "mine.csv"}, "response.target_response='mine.csv': response.dataset=gdsc"),
+        ("gdsc_tcga", {"group_column": "stage"}, "response.group_column='stage'"),
+        ("planted-expression", {"confounders": "sex.csv"}, "response.confounders='sex.csv'"),
+        ("planted-expression", {"target_kind": "continuous"}, "response.target_kind=continuous: that of response.dat"),
+        ("gdsc_tcga", {"target_kind": "continuous"}, "response.dataset=gdsc_tcga is binary"),
+        ("tcrp_sorafenib", {"source_kind": "binary"}, "response.dataset=tcrp_sorafenib is continuous"),
+    ],
+)
+def test_what_a_dataset_would_ignore_is_an_error(dataset, given, message):
+    with pytest.raises(ValueError) as caught:
+        ResponseConfig(dataset=dataset, **given)
+    assert message in str(caught.value)
+
+
 def test_the_embedded_study():
     study = load_study(ResponseConfig(dataset="planted-expression", planted=PlantedExpressionConfig(target=80)))
     assert study.labelled.sum() == 40 and len(study.drugs) == 4 and set(study.ceiling) == set(study.drugs)
