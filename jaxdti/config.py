@@ -509,11 +509,11 @@ class ResponseConfig:
     target_response: str | None = None
     """likewise, to evaluate on; may be left out"""
     sample_column: str | None = None
-    """column of sample names in all tables; found among the usual names when not given"""
+    """column of sample names in the tables that have it; elsewhere found among the usual names"""
     drug_column: str | None = None
     """column of drug names; likewise"""
     source_value_column: str | None = None
-    """column of source responses; likewise"""
+    """column of source responses; found among the usual names when not given"""
     target_value_column: str | None = None
     """column of target responses; likewise"""
     date_column: str | None = None

@@ -45,15 +45,15 @@ class ExpressionFile:
     """An opened table of samples x genes: the names of its columns are known, values are read on request."""
 
     def __init__(self, path: Path, sample_column: str | None = None):
-        """The column of sample names is ``sample_column``, one with a usual name, or the first.
+        """The column of sample names is ``sample_column`` if there is one, one with a usual name, or the first.
 
         Raises:
-          DataError: not a table, no such column, or a gene symbol that two columns have.
+          DataError: not a table, several sample columns, or a gene symbol that two columns have.
         """
         self._file = TableFile(path)
         self.path = path
         wanted = Wanted("sample", "response.sample_column", sample_column, SAMPLE_NAMES, required=False)
-        self.sample_column = find_column(self._file.columns, wanted, path) or self._file.columns[0]
+        self.sample_column = named_or_usual(self._file.columns, wanted, path) or self._file.columns[0]
         self.columns: dict[str, str] = {}  # gene symbol -> column
         for name in self._file.columns:
             if name == self.sample_column:
@@ -91,6 +91,14 @@ class ExpressionFile:
         if column not in self._file.columns:
             raise DataError(f"{self.path}: no column {column!r} (response.group_column)")
         return text_column(self._file.read([column]), column)
+
+
+def named_or_usual(columns: Sequence[str], wanted: Wanted, path: Path) -> str | None:
+    """``find_column``, but a table without the name that the user gave is searched for the usual ones.
+
+    The tables of the two domains may name their samples, or drugs, differently; one option serves all of them.
+    """
+    return find_column(columns, wanted if wanted.name in columns else wanted._replace(name=None), path)
 
 
 def gene_symbol(name: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdti.data.expression import SAMPLE_NAMES, LeftOut, number_column, some_of, text_column
+from jaxdti.data.expression import SAMPLE_NAMES, LeftOut, named_or_usual, number_column, some_of, text_column
 from jaxdti.data.interactions import DataError
 from jaxdti.data.tables import TableFile, Wanted, find_column
 
@@ -51,8 +51,9 @@ def read_responses(
     Args:
       domain: "source" or "target", for messages.
       kind: "continuous" or "binary".
-      sample_column, drug_column, value_column, date_column: names; the usual ones where not given. Dates are numbers,
-        such as days since the diagnosis.
+      sample_column, drug_column: names; the usual ones where not given, or where the table does not have them.
+      value_column, date_column: likewise, but the table must have them. Dates are numbers, such as days since the
+        diagnosis.
 
     Raises:
       DataError: no such column, no record left, a binary value other than 0 and 1, or continuous values that are all
@@ -60,8 +61,8 @@ def read_responses(
     """
     file = TableFile(path)
     option = f"response.{domain}_value_column"
-    sample = find_column(file.columns, Wanted("sample", "response.sample_column", sample_column, SAMPLE_NAMES), path)
-    drug = find_column(file.columns, Wanted("drug", "response.drug_column", drug_column, DRUG_NAMES), path)
+    sample = named_or_usual(file.columns, Wanted("sample", "response.sample_column", sample_column, SAMPLE_NAMES), path)
+    drug = named_or_usual(file.columns, Wanted("drug", "response.drug_column", drug_column, DRUG_NAMES), path)
     value = find_column(file.columns, Wanted("response", option, value_column, VALUE_NAMES[kind]), path)
     wanted = Wanted("date", "response.date_column", date_column, DATE_NAMES, required=False)
     date = find_column(file.columns, wanted, path) if kind == "binary" or date_column else None
@@ -186,7 +187,7 @@ def read_thresholds(path: Path, drug_column: str | None = None) -> dict[str, flo
       DataError: no such columns.
     """
     file = TableFile(path)
-    drug = find_column(file.columns, Wanted("drug", "response.drug_column", drug_column, DRUG_NAMES), path)
+    drug = named_or_usual(file.columns, Wanted("drug", "response.drug_column", drug_column, DRUG_NAMES), path)
     named = [name for name in file.columns if name.casefold().startswith("threshold")]
     if len(named) != 1:
         found = ", ".join(map(repr, file.columns))

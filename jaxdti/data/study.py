@@ -16,6 +16,7 @@ from jaxdti.data.expression import (
     drop_constant,
     drop_incomplete,
     gene_symbol,
+    named_or_usual,
     number_column,
     shared_genes,
     standardise,
@@ -33,7 +34,7 @@ from jaxdti.data.responses import (
     read_thresholds,
     response_matrix,
 )
-from jaxdti.data.tables import TableFile, Wanted, find_column, read_table
+from jaxdti.data.tables import TableFile, Wanted, read_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,7 @@ def load_study(config: ResponseConfig) -> Study:
     """
     lines: list[str] = []
     left_out: list[LeftOut] = []
+    _check_shared_names(_named(config))
     if config.dataset == "planted-expression":
         given = _planted(config, lines)
     elif config.dataset == "tcrp_sorafenib":
@@ -120,6 +122,20 @@ def _named(config: ResponseConfig) -> ResponseConfig:
     if config.dataset == "tcrp_sorafenib":
         return dataclasses.replace(config, source_kind="continuous", target_kind="continuous")
     return config
+
+
+def _check_shared_names(config: ResponseConfig) -> None:
+    """Raises DataError where no table has a column that is named for all of them."""
+    responses = (config.source_response, config.target_response)
+    expression = (config.source_expression, config.target_expression)
+    for option, paths in (
+        ("sample_column", (*expression, *responses, config.confounders)),
+        ("drug_column", (*responses, config.thresholds)),
+    ):
+        name, given = getattr(config, option), [Path(path) for path in paths if path]
+        if name is not None and not any(name in TableFile(path).columns for path in given):
+            tables = ", ".join(map(str, given)) or "no table is given"
+            raise DataError(f"response.{option}={name!r}: no table has such a column: {tables}")
 
 
 def _data_file(name: str) -> Path:
@@ -224,7 +240,7 @@ def _read_confounders(config: ResponseConfig) -> dict[str, str] | None:
         return None
     path = Path(config.confounders)
     file = TableFile(path)
-    sample = find_column(
+    sample = named_or_usual(
         file.columns, Wanted("sample", "response.sample_column", config.sample_column, SAMPLE_NAMES), path
     )
     assert sample

@@ -90,6 +90,24 @@ def test_a_clean_study_is_read_whole(tables):
     np.testing.assert_array_equal(study.target_response[:, 0], np.arange(30) % 2)
 
 
+def test_the_domains_may_name_samples_and_drugs_differently(tables):
+    expected = tables.load()
+    for name, old, new in (
+        ("source", "cell", "line"),
+        ("source_response", "cell", "line"),
+        ("source_response", "drug", "d"),
+    ):
+        columns = getattr(tables, name)
+        setattr(tables, name, {new: columns.pop(old), **columns})
+    tables.settings |= {"sample_column": "line", "drug_column": "d"}
+    assert tables.load().identity() == expected.identity()
+    tables.settings["sample_column"] = "lime"
+    assert tables.error() == (
+        "response.sample_column='lime': no table has such a column: source.csv, target.tsv, source_response.csv, "
+        "target_response.csv"
+    )
+
+
 def test_parquet_gives_the_same_study(tables):
     expected = tables.load()
     path = tables.folder / "source.parquet"
