@@ -6,6 +6,7 @@ Label 1 always means: responds. In the source that is a low ln IC50 or AUC, in t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -184,7 +185,7 @@ def read_thresholds(path: Path, drug_column: str | None = None) -> dict[str, flo
     """Threshold of each drug (lower-case name) from a table with a drug column and one that begins with "threshold".
 
     Raises:
-      DataError: no such columns.
+      DataError: no such columns, or two thresholds of one drug.
     """
     file = TableFile(path)
     drug = named_or_usual(file.columns, Wanted("drug", "response.drug_column", drug_column, DRUG_NAMES), path)
@@ -196,7 +197,25 @@ def read_thresholds(path: Path, drug_column: str | None = None) -> dict[str, flo
     table = file.read([drug, named[0]])
     drugs = text_column(table, drug)
     values = number_column(table, named[0], path, drugs)
-    return {name.casefold(): float(value) for name, value in zip(drugs, values, strict=True) if np.isfinite(value)}
+    return one_value_each([name.casefold() for name in drugs], values.tolist(), np.isfinite(values), named[0], path)
+
+
+def one_value_each(
+    names: Sequence[str], values: Sequence[Any], known: np.ndarray, column: str, path: Path
+) -> dict[str, Any]:
+    """Name -> value, of the rows where ``known`` (bool [N]).
+
+    Raises:
+      DataError: two rows of a name contradict each other.
+    """
+    first: dict[str, int] = {}
+    for i in np.flatnonzero(known).tolist():
+        if values[j := first.setdefault(names[i], i)] != values[i]:
+            raise DataError(
+                f"{path}: data rows {j + 1} and {i + 1}: {column} of {names[i]!r} is {values[j]!r} and {values[i]!r}; "
+                "one value is expected"
+            )
+    return {name: values[i] for name, i in first.items()}
 
 
 def fold_of_samples(values: np.ndarray, folds: int, seed: int) -> np.ndarray:

@@ -30,6 +30,7 @@ from jaxdti.data.responses import (
     class_problem,
     label_of,
     matching_drugs,
+    one_value_each,
     read_responses,
     read_thresholds,
     response_matrix,
@@ -154,13 +155,16 @@ def _planted(config: ResponseConfig, lines: list[str]) -> _Input:
         f"planted-expression (seed {config.planted.seed}): shift {config.planted.shift:g}, "
         f"confounding {config.planted.confounding:g}"
     )
+    labelled = len(planted.target_response.sample) > 0
+    if not labelled:
+        lines.append("no target responses: predictions are not evaluated")
     batches = [*planted.source_batch, *planted.target_batch]
     samples = [*planted.source.samples, *planted.target.samples]
     return _Input(
         source=planted.source,
         target=planted.target,
         source_response=planted.source_response,
-        target_response=planted.target_response,
+        target_response=planted.target_response if labelled else None,
         confounders={sample: f"batch {batch}" for sample, batch in zip(samples, batches, strict=True)},
         ceiling=planted.ceiling,
     )
@@ -250,7 +254,8 @@ def _read_confounders(config: ResponseConfig) -> dict[str, str] | None:
         found = ", ".join(map(repr, others))
         raise DataError(f"{path}: response.confounder_column={column!r}: choose from {found}")
     table = read_table(path, [sample, column])
-    return dict(zip(text_column(table, sample), text_column(table, column), strict=True))
+    samples, categories = text_column(table, sample), text_column(table, column)
+    return one_value_each(samples.tolist(), categories.tolist(), (samples != "") & (categories != ""), column, path)
 
 
 def _assemble(config: ResponseConfig, given: _Input, lines: list[str], left_out: list[LeftOut]) -> Study:
@@ -315,7 +320,7 @@ def _assemble(config: ResponseConfig, given: _Input, lines: list[str], left_out:
         source_confounder=confounders[0],
         target_confounder=confounders[1],
         confounder_names=confounders[2],
-        ceiling=given.ceiling,
+        ceiling={drugs[i]: given.ceiling[drugs[i]] for i in kept if drugs[i] in given.ceiling},
         lines=lines,
         left_out=left_out,
     )

@@ -233,8 +233,8 @@ def show_response(summary: dict[str, Any], study: Study, output: Path) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    if study.ceiling:
-        print(f"the truth itself: mean AUROC {np.nanmean(list(study.ceiling.values())):.3f}")
+    if ceilings := [value for value in study.ceiling.values() if np.isfinite(value)]:
+        print(f"the truth itself: mean AUROC {np.mean(ceilings):.3f}")
     print(
         "means are over drugs, first of single seeds, then of the mean score over seeds and folds, as are drug columns"
     )

@@ -366,6 +366,24 @@ def test_a_drug_measured_in_unknown_samples_only_is_left_out(tables):
     assert left_out(study, "drug") == {"Beta": "no source sample with expression has a response"}
 
 
+def test_contradicting_thresholds_are_an_error_and_repeated_ones_are_not(tables):
+    path = tables.folder / "thresholds.csv"
+    tables.settings["thresholds"] = str(path)
+    path.write_text("drug,threshold\nalpha,0\nBeta,\nALPHA,0\n")
+    assert tables.load().thresholds.tolist() == [0.0]
+    path.write_text("drug,threshold\nalpha,0\nBeta,\nALPHA,0.5\n")
+    assert tables.error() == (
+        "thresholds.csv: data rows 1 and 3: threshold of 'alpha' is 0.0 and 0.5; one value is expected"
+    )
+
+
+def test_contradicting_confounders_are_an_error(tables):
+    path = tables.folder / "sex.csv"
+    tables.settings["confounders"] = str(path)
+    path.write_text("sample,sex\nL000,f\nL001,m\nL000,\nL001,f\n")
+    assert tables.error() == "sex.csv: data rows 2 and 4: sex of 'L001' is 'm' and 'f'; one value is expected"
+
+
 @pytest.mark.parametrize("missing", ["source_expression", "target_expression", "source_response"])
 def test_a_table_that_is_not_named_is_an_error(missing):
     given = {name: "x.csv" for name in ("source_expression", "target_expression", "source_response")} | {missing: None}
@@ -407,6 +425,19 @@ def test_the_embedded_study():
     study = load_study(ResponseConfig(dataset="planted-expression", planted=PlantedExpressionConfig(target=80)))
     assert study.labelled.sum() == 40 and len(study.drugs) == 4 and set(study.ceiling) == set(study.drugs)
     assert study.confounder_names == ("batch 0", "batch 1")
+
+
+def test_an_embedded_study_without_target_responses():
+    planted = PlantedExpressionConfig(target=80, labelled=0.0, drugs=2)
+    study = load_study(ResponseConfig(dataset="planted-expression", planted=planted))
+    assert study.drugs == ("drug 0", "drug 1") and not study.labelled.any()
+    assert "no target responses: predictions are not evaluated" in study.lines
+
+
+def test_the_ceiling_is_that_of_the_drugs_that_are_kept():
+    planted = PlantedExpressionConfig(target=80)
+    study = load_study(ResponseConfig(dataset="planted-expression", planted=planted, drugs=("drug 1",)))
+    assert set(study.ceiling) == {"drug 1"}
 
 
 def test_cell_lines_and_patients_of_the_shared_data(data_dir, monkeypatch):
