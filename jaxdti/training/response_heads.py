@@ -7,6 +7,7 @@ learning rate; what stays frozen is again computed once.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import flax.linen as nn
@@ -171,6 +172,7 @@ def _fit_group(
     return HeadFit(**best)
 
 
+@lru_cache(maxsize=8)  # one function for equal models, so that ``fit_vectors`` compiles it once
 def _init(model: ResponseHead, width: int) -> Callable[[Array], Any]:
     x, mask = jnp.zeros((1, width)), jnp.ones(1, bool)
     return lambda seed: {**model.init(jax.random.PRNGKey(seed), x, mask, train=False), "batch_stats": {}}
