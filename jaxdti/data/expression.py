@@ -69,7 +69,7 @@ class ExpressionFile:
         """The values of these genes, in this order.
 
         Raises:
-          DataError: a cell is neither a finite number nor empty, or a sample occurs twice or has no name.
+          DataError: a cell is neither a finite number (float32) nor empty, or a sample occurs twice or has no name.
         """
         table = self._file.read([self.sample_column, *(self.columns[gene] for gene in genes)])
         samples = text_column(table, self.sample_column)
@@ -79,7 +79,14 @@ class ExpressionFile:
             raise DataError(f"{self.path}: {twice} in column {self.sample_column!r}; one row a sample is expected")
         values = np.empty((len(samples), len(genes)), np.float32)
         for i, gene in enumerate(genes):
-            values[:, i] = number_column(table, self.columns[gene], self.path, samples)
+            given = number_column(table, self.columns[gene], self.path, samples)
+            with np.errstate(over="ignore"):
+                values[:, i] = given
+            if np.any(large := np.isinf(values[:, i])):
+                raise DataError(
+                    f"{self.path}: {self.columns[gene]} of {samples[large.argmax()]!r} is {given[large.argmax()]:g}; "
+                    f"a number of at most {np.finfo(np.float32).max:.2g} is expected"
+                )
         return ExpressionTable(samples, np.array(genes, dtype=object), values)
 
     def group(self, column: str) -> np.ndarray:

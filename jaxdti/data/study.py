@@ -53,7 +53,7 @@ class Study:
     source_kind: str  # continuous: low = responds; binary: 1 = responds
     target_kind: str
     thresholds: np.ndarray | None  # float64 [D]; None: the median of the training folds
-    groups: np.ndarray | None = None  # str objects [M]
+    groups: np.ndarray | None = None  # str objects [M]; empty where a sample is in none
     source_confounder: np.ndarray | None = None  # int32 [N], number of the category
     target_confounder: np.ndarray | None = None  # int32 [M]
     confounder_names: tuple[str, ...] = ()
@@ -72,8 +72,9 @@ class Study:
         arrays = (self.source, self.target, self.source_response, self.target_response, self.thresholds)
         for array in (*arrays, self.source_confounder, self.target_confounder):
             total.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
-        for names in (self.genes, self.source_samples, self.target_samples, self.drugs):
-            total.update("\0".join(names).encode())
+        groups = () if self.groups is None else self.groups
+        for names in (self.genes, self.source_samples, self.target_samples, self.drugs, groups, self.confounder_names):
+            total.update("\0".join(names).encode() + b"\1")
         return total.hexdigest()
 
 
@@ -303,7 +304,7 @@ def _assemble(config: ResponseConfig, given: _Input, lines: list[str], left_out:
                 f"{len(known)} target samples with a response, {int(known.sum())} of them respond"
             )
     confounders = _confounders(given, source.samples, target.samples, lines, left_out)
-    known_group = {name: i for i, name in enumerate(given.target.samples)}
+    groups = _groups(config, given, target.samples, lines, left_out)
     return Study(
         genes=source.genes,
         source_samples=source.samples,
@@ -316,7 +317,7 @@ def _assemble(config: ResponseConfig, given: _Input, lines: list[str], left_out:
         source_kind=config.source_kind,
         target_kind=config.target_kind,
         thresholds=None if thresholds is None else thresholds[kept],
-        groups=None if given.groups is None else given.groups[[known_group[name] for name in target.samples]],
+        groups=groups,
         source_confounder=confounders[0],
         target_confounder=confounders[1],
         confounder_names=confounders[2],
@@ -324,6 +325,20 @@ def _assemble(config: ResponseConfig, given: _Input, lines: list[str], left_out:
         lines=lines,
         left_out=left_out,
     )
+
+
+def _groups(
+    config: ResponseConfig, given: _Input, samples: np.ndarray, lines: list[str], left_out: list[LeftOut]
+) -> np.ndarray | None:
+    """The groups of the target samples that are left, empty where the cell is."""
+    if given.groups is None:
+        return None
+    of_sample = dict(zip(given.target.samples, given.groups, strict=True))
+    groups = np.array([of_sample[name] for name in samples], dtype=object)
+    if nowhere := int(np.sum(groups == "")):
+        lines.append(f"  {nowhere} target samples without {config.group_column}: in no group")
+        left_out += [LeftOut("target sample", name, f"no {config.group_column}") for name in samples[groups == ""]]
+    return groups
 
 
 def _thresholds(config: ResponseConfig, drugs: list[str]) -> np.ndarray | None:

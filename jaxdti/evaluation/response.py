@@ -160,9 +160,12 @@ def _interval(name: str, label: np.ndarray, score: np.ndarray, resamples: int, s
 def within_groups(
     response: np.ndarray, score: np.ndarray, groups: np.ndarray, bootstrap: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """``target_metrics`` of labels within each group (such as a cancer type) with five responders and five others."""
+    """``target_metrics`` of labels within each group (such as a cancer type) with five responders and five others.
+
+    A sample with an empty group is in none.
+    """
     results = {}
-    for name in sorted(set(groups)):
+    for name in sorted(set(groups) - {""}):
         rows = (groups == name) & np.isfinite(response)
         responders = int(response[rows].sum())
         if min(responders, rows.sum() - responders) >= _FEWEST_IN_GROUP:

@@ -158,7 +158,7 @@ def _predictions(study: Study, entries: Sequence[Entry]) -> pa.Table:
                 "response": pa.array(response, mask=np.isnan(response)),
             }
             if study.groups is not None:
-                columns["group"] = pa.array(list(study.groups))
+                columns["group"] = pa.array([group or None for group in study.groups])
             parts.append(pa.table(columns))
     return pa.concat_tables(parts).unify_dictionaries()
 

@@ -161,7 +161,14 @@ def test_a_gene_that_many_samples_lack_is_an_error(tables):
     )
 
 
-@pytest.mark.parametrize("cell, message", [("high", "'high'; a number is expected"), ("inf", "infinite")])
+@pytest.mark.parametrize(
+    "cell, message",
+    [
+        ("high", "'high'; a number is expected"),
+        ("inf", "infinite"),
+        ("-1e300", "-1e+300; a number of at most 3.4e+38 is expected"),
+    ],
+)
 def test_a_cell_that_is_no_number_is_an_error(tables, cell, message):
     tables.target["EGFR"][2] = cell
     assert tables.error().startswith("target.tsv: EGFR of 'P002' is ") and message in tables.error()
@@ -331,6 +338,15 @@ def test_groups_and_confounders(tables):
     assert study.groups.tolist() == tables.target["cancer"] and study.confounder_names == ("f", "m")
     assert study.source_confounder[0] == -1 and set(study.target_confounder) == {0, 1}
     assert left_out(study, "source sample") == {"L000": "no confounder"}
+    before = study.identity()
+    path.write_text(path.read_text().replace(",f", ",g"))  # same numbers, another name
+    assert tables.load().identity() != before
+    path.write_text(path.read_text().replace(",g", ",f"))
+    tables.target["cancer"][0] = ""
+    study = tables.load()
+    assert study.identity() != before and study.groups[0] == ""
+    assert "  1 target samples without cancer: in no group" in study.lines
+    assert left_out(study, "target sample") == {"P000": "no cancer"}
 
 
 def test_drugs_of_one_domain_only_are_left_out_and_listed(tables):

@@ -111,6 +111,7 @@ def test_within_groups_needs_five_of_each():
     found = within_groups(response, response, groups, bootstrap=20)
     expected = {"samples": 12, "responders": 6, "auroc": 1.0, "auprc": 1.0, "auroc_ci": [1, 1], "auprc_ci": [1, 1]}
     assert found == {"a": expected}
+    assert within_groups(response, response, np.where(groups == "a", "", groups)) == {}  # no name, no group
 
 
 def test_domain_accuracy_is_chance_for_alike_and_1_for_separate_domains():
