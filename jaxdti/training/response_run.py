@@ -54,7 +54,7 @@ def respond(config: Config, output: Path, *, overwrite: bool = False) -> dict[st
 
     Raises:
       DataError: the data are unfit, or ``output`` exists and is not to be overwritten.
-      NonFiniteLoss: all settings of a method have failed.
+      NonFiniteLoss: all settings of a method have failed, or no method is left.
       Interrupted: a signal arrived; ``resume_response`` goes on.
     """
     if not is_free(output):
@@ -104,7 +104,10 @@ def _run(config: Config, output: Path, study: Study) -> dict[str, Any]:
         snapshots = _pretrain_all(config.response, study, output / "pretraining", stopped)
         for method in config.response.methods:
             entries += _method_entries(config.response, study, method, snapshots[method], output / "stages", stopped)
-        codes = {m: _codes(study, snapshots[m][-1], m) for m in config.response.methods}
+        if not entries:
+            raise NonFiniteLoss("no method is left: of each, every setting of a seed has failed")
+        found = {m: _codes(study, snapshots[m][-1], m) for m in config.response.methods}
+    codes = {method: domains for method, domains in found.items() if len(domains[0]["shared"])}
     accuracy = {m: _accuracies(*domains) for m, domains in codes.items()}
     seconds = time.perf_counter() - started
     return write_response_results(config, output, study, entries, codes, accuracy, seconds)
@@ -230,7 +233,11 @@ def _select(
     protocol: str,
     seed: int,
 ) -> _Choice | None:
-    candidates = [i for i, (s, _) in enumerate(owners) if s.protocol == protocol and s.seed == seed]
+    candidates = [
+        i
+        for i, (setting, _) in enumerate(owners)
+        if setting.protocol == protocol and setting.seed == seed and np.isfinite(fit.target[i]).all()
+    ]
     if not candidates:
         return None
     fold, label = study_folds(study, config.folds, seed)
@@ -310,18 +317,25 @@ Domain = dict[str, np.ndarray]  # kind of code -> float32 [models, samples, D]
 
 
 def _codes(study: Study, snapshot: Snapshot, method: str) -> tuple[Domain, Domain]:
-    """Codes of source and target by the last snapshot of every setting: shared; private and joined if there are any."""
+    """Codes of source and target by the last snapshot: shared; private and joined if there are any.
+
+    Settings that have failed, or whose encoders give no finite output, have no row.
+    """
     x, y = jnp.asarray(study.source), jnp.asarray(study.target)
     names = {"shared": ("encoder", "encoder")}
     if method in SEPARATING:
         names["private"] = ("private_source", "private_target")
     domains: tuple[Domain, Domain] = ({}, {})
+    left = snapshot.failed < 0
     for kind, encoders in names.items():
         for domain, inputs, encoder in zip(domains, (x, y), encoders, strict=True):
             outputs = jax.lax.map(lambda p, inputs=inputs: encoder_output(p, inputs), snapshot.params[encoder])
             domain[kind] = np.asarray(jnp.split(outputs, 2, -1)[0] if method == "vae" else normalise(outputs))
-    if "private" in names:
-        for domain in domains:
+            left = left & np.isfinite(outputs).all((1, 2))
+    for domain in domains:
+        for kind, values in domain.items():
+            domain[kind] = values[left]
+        if "private" in domain:
             domain["joined"] = np.concatenate([domain["private"], domain["shared"]], -1)
     return domains
 

@@ -4,13 +4,18 @@ import csv
 import json
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 
 from jaxdti import cli
+from jaxdti.config import Config, PlantedExpressionConfig, ResponseConfig
+from jaxdti.data.study import load_study
 from jaxdti.training import response_pretraining, response_run
+from jaxdti.training.response_heads import HeadFit
+from jaxdti.training.response_pretraining import Snapshot, settings_of
 
 SETTINGS = """
 response:
@@ -170,6 +175,49 @@ def test_divergence_is_exit_code_3(tmp_path, capsys):
     flags = ["--response.methods=ae", "--response.baselines=[]", "--response.pretraining.learning_rate=1e30"]
     assert cli.main(["response", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "run"), *flags]) == 3
     assert "ae: the loss of every setting became non-finite" in capsys.readouterr().err
+
+
+SMALL = ResponseConfig(
+    dataset="planted-expression",
+    planted=PlantedExpressionConfig(genes=216, source=50, target=60, drugs=2),
+    methods=("ae",),
+    folds=3,
+)
+
+
+def test_settings_that_failed_have_no_codes():
+    """Their weights may be so large that a domain classifier would end the run."""
+    study = load_study(SMALL)
+    kernel = np.random.default_rng(0).normal(size=(4, 216, 3)).astype(np.float32)
+    kernel[1], kernel[2] = 1e38, np.nan
+    params = {"encoder": {"output": {"dense": {"kernel": kernel, "bias": np.zeros((4, 3), np.float32)}}}}
+    settings = settings_of("ae", ResponseConfig(seeds=4))
+    snapshot = Snapshot(method="ae", settings=settings, epochs=1, params=params, failed=np.array([-1, 3, -1, -1]))
+    source, target = response_run._codes(study, snapshot, "ae")
+    assert source["shared"].shape == (2, 50, 3) and target["shared"].shape == (2, 60, 3)
+    assert len(response_run._accuracies(source, target)["shared"]) == 2
+    expected = response_run._codes(study, replace(snapshot, failed=np.array([5, 5, 5, -1])), "ae")[0]
+    np.testing.assert_array_equal(source["shared"][1:], expected["shared"])
+
+
+def test_a_classifier_without_finite_scores_is_not_selected():
+    study, rng = load_study(SMALL), np.random.default_rng(0)
+    numbers = dict.fromkeys(("validation_loss", "epochs", "unfrozen", "failed"), np.zeros((2, 2, 3)))
+    fit = HeadFit(source=rng.random((2, 2, 3, 50)), target=rng.random((2, 2, 3, 60)), **numbers)
+    owners = [(settings_of("ae", SMALL)[0], epochs) for epochs in (1, 2)]
+    fit.target[0, 1, 2] = np.nan
+    chosen = response_run._select(SMALL, study, fit, owners, "transductive", 0)
+    assert [one["epochs"] for one in chosen.settings] == [2, 2]
+    fit.target[1, 0] = np.nan
+    assert response_run._select(SMALL, study, fit, owners, "transductive", 0) is None
+
+
+def test_no_method_left_is_one_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(response_run, "_pretrain_all", lambda *_: {"ae": []})
+    monkeypatch.setattr(response_run, "_method_entries", lambda *_: [])
+    config = Config(response=replace(SMALL, baselines=()))
+    with pytest.raises(response_run.NonFiniteLoss, match="no method is left: of each, every setting of a seed"):
+        response_run.respond(config, tmp_path / "run")
 
 
 def test_signals_are_looked_at_between_baselines():
