@@ -270,47 +270,49 @@ def _entry(method: str, protocol: str, choices: Sequence[_Choice]) -> Entry:
 
 def _baselines(config: ResponseConfig, study: Study, folder: Path, stopped: list[int]) -> list[Entry]:
     """Models of the raw genes on the same folds."""
-    entries = []
+    entries, look = [], _look(stopped)
     for name in config.baselines:
         if name == "mlp":
             encoders = [Encoder(name, seed, None) for seed in _seeds(config)]
             fit = _heads(study, encoders, config, f"raw_{name}", folder, stopped)
-            source, target = fit.source, fit.target
+            scores = list(zip(fit.source, fit.target, strict=True))
         else:
-            source, target = _raw_scores(config, study, name, folder / f"raw_{name}.npz")
+            scores = [_raw_scores(config, study, name, seed, folder, look) for seed in _seeds(config)]
         choices = []
-        for i, seed in enumerate(_seeds(config)):
+        for seed, (source, target) in zip(_seeds(config), scores, strict=True):
             fold, label = study_folds(study, config.folds, seed)
-            validation = [validation_auroc(label[d], fold[d], source[i, d]) for d in range(len(study.drugs))]
-            choices.append(_Choice(target[i], np.array(validation), [{} for _ in study.drugs]))
+            validation = [validation_auroc(label[d], fold[d], source[d]) for d in range(len(study.drugs))]
+            choices.append(_Choice(target, np.array(validation), [{} for _ in study.drugs]))
         entries.append(_entry(name, NO_PRETRAINING, choices))
-        _look(stopped)()
+        look()
     return entries
 
 
-def _raw_scores(config: ResponseConfig, study: Study, name: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Scores [S, D, F, N] and [S, D, F, M] of an elastic net or a forest."""
+def _raw_scores(
+    config: ResponseConfig, study: Study, name: str, seed: int, folder: Path, look: Callable[[], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [D, F, N] and [D, F, M] of an elastic net or a forest, read from ``folder`` where they are finished."""
+    path = folder / f"raw_{name}_{seed}.npz"
     if path.is_file():
         with np.load(path) as stored:
             return stored["source"], stored["target"]
     began, folds, drugs = time.perf_counter(), config.folds, len(study.drugs)
-    source, target = [], []
-    for seed in _seeds(config):
-        fold, label = study_folds(study, folds, seed)
-        arguments = (
-            study.source,
-            label.reshape(drugs * folds, -1),
-            np.repeat(fold, folds, 0),
-            np.tile(np.arange(folds), drugs),
-            study.target,
-        )
-        own, other = elastic_net_scores(*arguments) if name == "elastic_net" else forest_scores(*arguments, seed)
-        source.append(own.reshape(drugs, folds, -1))
-        target.append(other.reshape(drugs, folds, -1))
-    scores = np.stack(source), np.stack(target)
-    save_arrays(path, {"source": scores[0], "target": scores[1]})
-    say(f"{name}: {config.seeds * drugs * folds} models, {time.perf_counter() - began:.1f} s")
-    return scores
+    fold, label = study_folds(study, folds, seed)
+    arguments = (
+        study.source,
+        label.reshape(drugs * folds, -1),
+        np.repeat(fold, folds, 0),
+        np.tile(np.arange(folds), drugs),
+        study.target,
+    )
+    if name == "elastic_net":
+        scores = elastic_net_scores(*arguments, look)
+    else:
+        scores = forest_scores(*arguments, seed, look)
+    source, target = (values.reshape(drugs, folds, -1) for values in scores)
+    save_arrays(path, {"source": source, "target": target})
+    say(f"{name}, seed {seed}: {drugs * folds} models, {time.perf_counter() - began:.1f} s")
+    return source, target
 
 
 Domain = dict[str, np.ndarray]  # kind of code -> float32 [models, samples, D]

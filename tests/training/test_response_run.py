@@ -13,6 +13,7 @@ import pytest
 from jaxdti import cli
 from jaxdti.config import Config, PlantedExpressionConfig, ResponseConfig
 from jaxdti.data.study import load_study
+from jaxdti.evaluation import response as evaluation
 from jaxdti.training import response_pretraining, response_run
 from jaxdti.training.response_heads import HeadFit
 from jaxdti.training.response_pretraining import Snapshot, settings_of
@@ -220,9 +221,33 @@ def test_no_method_left_is_one_error(tmp_path, monkeypatch):
         response_run.respond(config, tmp_path / "run")
 
 
-def test_signals_are_looked_at_between_baselines():
+@pytest.mark.parametrize("name", ["elastic_net", "random_forest"])
+def test_a_signal_is_heard_within_a_baseline_and_finished_seeds_are_kept(name, tmp_path, monkeypatch):
+    config = replace(SMALL, seeds=2, baselines=(name,), planted=replace(SMALL.planted, drugs=1))
+    study, fits, stopped = load_study(config), 0, []
+    monkeypatch.setattr(evaluation, "_TREES", 2)
+
+    def looks(stopped):
+        def look():
+            nonlocal fits
+            fits += 1
+            if stopped:
+                raise response_run.Interrupted(stopped[0])
+            if fits == a_seed + 1:  # within the second
+                stopped.append(15)
+
+        return look
+
+    a_seed = 3 if name == "random_forest" else len(evaluation._PENALTIES)
+    monkeypatch.setattr(response_run, "_look", looks)
     with pytest.raises(response_run.Interrupted):
-        response_run._look([15])()
+        response_run._baselines(config, study, tmp_path, stopped)
+    assert fits == a_seed + 2 and [path.name for path in tmp_path.iterdir()] == [f"raw_{name}_0.npz"]
+    fits = 2 * a_seed  # no more signals
+    (resumed,) = response_run._baselines(config, study, tmp_path, [])
+    (tmp_path / "whole").mkdir()
+    (whole,) = response_run._baselines(config, study, tmp_path / "whole", [])
+    np.testing.assert_array_equal(resumed.target, whole.target)
 
 
 @pytest.mark.parametrize("responders", [20, 0], ids=["enough patients", "too few"])
