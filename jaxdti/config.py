@@ -543,7 +543,8 @@ class ResponseConfig:
     baselines: tuple[str, ...] = ("elastic_net", "random_forest", "mlp")
     """on raw genes, same folds: elastic_net | random_forest | mlp"""
     protocols: tuple[str, ...] = ("transductive",)
-    """pre-training sees all target samples (transductive), or none with a response (inductive)"""
+    """pre-training sees all target samples (transductive), or none with a response (inductive); where
+    inductive is among them, those without a response alone give the target's scale and tell its constant genes"""
     folds: int = 5
     """of the source samples of a drug; one validates, the others train"""
     seeds: int = 1

@@ -197,10 +197,13 @@ def drop_incomplete(table: ExpressionTable, domain: str) -> tuple[ExpressionTabl
 
 
 def drop_constant(
-    source: ExpressionTable, target: ExpressionTable
+    source: ExpressionTable, target: ExpressionTable, rows: np.ndarray
 ) -> tuple[ExpressionTable, ExpressionTable, list[LeftOut]]:
-    """Without the genes that have a single value in one of the domains: they tell nothing that carries over."""
-    flat = {name: np.ptp(table.values, axis=0) == 0 for name, table in (("source", source), ("target", target))}
+    """Without the genes that have a single value in one of the domains: they tell nothing that carries over.
+
+    Of the target, ``rows`` (bool [M]) decide.
+    """
+    flat = {"source": np.ptp(source.values, axis=0) == 0, "target": np.ptp(target.values[rows], axis=0) == 0}
     kept = ~(flat["source"] | flat["target"])
     left_out = [
         LeftOut("gene", gene, f"constant in the {' and the '.join(d for d in flat if flat[d][i])}")
@@ -216,7 +219,7 @@ def drop_constant(
 
 
 def standardise(
-    source: np.ndarray, target: np.ndarray, *, log: bool, scale: str, clip: float | None
+    source: np.ndarray, target: np.ndarray, *, log: bool, scale: str, clip: float | None, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Both matrices, float32 [N, G] and [M, G], on the scale that networks take; lines for the user.
 
@@ -225,6 +228,7 @@ def standardise(
       scale: "domain": each gene gets mean 0 and standard deviation 1 in each domain; "source": likewise with the mean
         and deviation of the source in both; "none": as they are.
       clip: last, values beyond -clip and clip are set to these; None for all as they are.
+      rows: bool [M], the target samples that give its mean and deviation.
 
     Raises:
       DataError: log of a value below 0.
@@ -239,7 +243,7 @@ def standardise(
             )
         domains = [np.log1p(x) for x in domains]
     if scale != "none":
-        of = [domains[0], domains[0] if scale == "source" else domains[1]]
+        of = [domains[0], domains[0] if scale == "source" else domains[1][rows]]
         domains = [(x - y.mean(0)) / y.std(0) for x, y in zip(domains, of, strict=True)]
     if clip is not None:
         beyond = [float(np.mean(np.abs(x) > clip)) for x in domains]

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -267,29 +268,74 @@ def _assemble(config: ResponseConfig, given: _Input, lines: list[str], left_out:
             f"source and target expression both have {len(overlap)} samples, such as {min(overlap)!r}; "
             "a sample belongs to one domain"
         )
-    source, target, flat = drop_constant(source, target)
     for count, what in ((len(lost), "source samples with"), (len(lost_target), "target samples with")):
         if count:
             lines.append(f"  {count} {what} missing values: left out")
+    left_out += lost + lost_target
+    responses = _match_responses(config, given, source.samples, target.samples, left_out)
+    rows = _measured_rows(config, responses.target)
+    source, target, flat = drop_constant(source, target, rows)
     if flat:
         lines.append(f"  {len(flat)} genes without variation in a domain: left out")
-    left_out += lost + lost_target + flat
+    left_out += flat
     scaled_source, scaled_target, said = standardise(
-        source.values, target.values, log=config.log, scale=config.scale, clip=config.clip
+        source.values, target.values, log=config.log, scale=config.scale, clip=config.clip, rows=rows
     )
     lines.append(
         f"{len(source.samples):,} source and {len(target.samples):,} target samples, {len(source.genes)} genes"
     )
-    lines += said
+    if not rows.all():
+        lines.append(
+            f"  inductive: scale and constant genes of the target by its {rows.sum():,} samples without a response"
+        )
+    lines += said + responses.lines
+    confounders = _confounders(given, source.samples, target.samples, lines, left_out)
+    groups = _groups(config, given, target.samples, lines, left_out)
+    return Study(
+        genes=source.genes,
+        source_samples=source.samples,
+        target_samples=target.samples,
+        source=scaled_source,
+        target=scaled_target,
+        drugs=responses.drugs,
+        source_response=responses.source,
+        target_response=responses.target,
+        source_kind=config.source_kind,
+        target_kind=config.target_kind,
+        thresholds=responses.thresholds,
+        groups=groups,
+        source_confounder=confounders[0],
+        target_confounder=confounders[1],
+        confounder_names=confounders[2],
+        ceiling={drug: value for drug, value in given.ceiling.items() if drug in responses.drugs},
+        lines=lines,
+        left_out=left_out,
+    )
 
-    drugs, lost, said = matching_drugs(config.drugs, given.source_response, given.target_response)
-    left_out, lines = left_out + lost, lines + said
-    source_response, lost, said = response_matrix(given.source_response, source.samples, drugs, "source")
-    left_out, lines = left_out + lost, lines + said
-    target_response = np.full((len(target.samples), len(drugs)), np.nan)
+
+class _Responses(NamedTuple):
+    """Of N source and M target samples, to the D drugs that are modelled."""
+
+    drugs: tuple[str, ...]
+    source: np.ndarray  # float64 [N, D]
+    target: np.ndarray  # float64 [M, D]
+    thresholds: np.ndarray | None  # float64 [D]
+    lines: list[str]  # for the user
+
+
+def _match_responses(
+    config: ResponseConfig, given: _Input, source: np.ndarray, target: np.ndarray, left_out: list[LeftOut]
+) -> _Responses:
+    """The responses of these samples; what takes no part is appended to ``left_out``."""
+    drugs, lost, lines = matching_drugs(config.drugs, given.source_response, given.target_response)
+    source_response, strangers, said = response_matrix(given.source_response, source, drugs, "source")
+    left_out += lost + strangers
+    lines += said
+    target_response = np.full((len(target), len(drugs)), np.nan)
     if given.target_response is not None:
-        target_response, lost, said = response_matrix(given.target_response, target.samples, drugs, "target")
-        left_out, lines = left_out + lost, lines + said
+        target_response, strangers, said = response_matrix(given.target_response, target, drugs, "target")
+        left_out += strangers
+        lines += said
     thresholds = _thresholds(config, drugs)
     kept, refused = _usable_drugs(config, drugs, source_response, thresholds)
     left_out += refused
@@ -303,28 +349,29 @@ def _assemble(config: ResponseConfig, given: _Input, lines: list[str], left_out:
                 f"  {drugs[i]}: {int(np.isfinite(source_response[:, i]).sum())} source samples; "
                 f"{len(known)} target samples with a response, {int(known.sum())} of them respond"
             )
-    confounders = _confounders(given, source.samples, target.samples, lines, left_out)
-    groups = _groups(config, given, target.samples, lines, left_out)
-    return Study(
-        genes=source.genes,
-        source_samples=source.samples,
-        target_samples=target.samples,
-        source=scaled_source,
-        target=scaled_target,
-        drugs=tuple(drugs[i] for i in kept),
-        source_response=source_response[:, kept],
-        target_response=target_response[:, kept],
-        source_kind=config.source_kind,
-        target_kind=config.target_kind,
-        thresholds=None if thresholds is None else thresholds[kept],
-        groups=groups,
-        source_confounder=confounders[0],
-        target_confounder=confounders[1],
-        confounder_names=confounders[2],
-        ceiling={drugs[i]: given.ceiling[drugs[i]] for i in kept if drugs[i] in given.ceiling},
-        lines=lines,
-        left_out=left_out,
+    return _Responses(
+        tuple(drugs[i] for i in kept),
+        source_response[:, kept],
+        target_response[:, kept],
+        None if thresholds is None else thresholds[kept],
+        lines,
     )
+
+
+def _measured_rows(config: ResponseConfig, response: np.ndarray) -> np.ndarray:
+    """Bool [M]: target samples that decide about the scale: where a protocol is inductive, those without a response.
+
+    Both protocols of a run share one matrix; to leave a few samples out costs the transductive one little.
+
+    Raises:
+      DataError: none is left.
+    """
+    rows = np.ones(len(response), bool)
+    if "inductive" in config.protocols:
+        rows = ~np.isfinite(response).any(1)
+        if not rows.any():
+            raise DataError("response.protocols: inductive: every target sample has a response, none is left")
+    return rows
 
 
 def _groups(

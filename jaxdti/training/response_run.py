@@ -65,7 +65,8 @@ def respond(config: Config, output: Path, *, overwrite: bool = False) -> dict[st
                 f"{output}: is not a run directory (no config.yaml); --overwrite would delete foreign files"
             )
     study = load_study(config.response)  # before anything is deleted
-    _target_rows(config.response, study)
+    if "adae" in config.response.methods and not study.confounder_names:
+        raise DataError("response.methods: adae needs a known confounder; name a table with response.confounders")
     create_directory(output)
     save_config(config, output / "config.yaml")
     write_json(output / "data.json", {"sha256": study.identity(), "drugs": list(study.drugs), "summary": study.lines})
@@ -134,7 +135,7 @@ def _pretrain_all(config: ResponseConfig, study: Study, folder: Path, stopped: l
     if ADVERSARIAL in config.methods:
         methods += [ADVERSARIAL] if BASE in methods else [BASE, ADVERSARIAL]
     snapshots: dict[str, list[Snapshot]] = {}
-    rows = _target_rows(config, study)
+    rows = _target_rows(study)
     for method in methods:
         start = snapshots[BASE][-1] if method == ADVERSARIAL else None
         snapshots[method] = pretrain(
@@ -151,19 +152,9 @@ def _pretrain_all(config: ResponseConfig, study: Study, folder: Path, stopped: l
     return snapshots
 
 
-def _target_rows(config: ResponseConfig, study: Study) -> dict[str, np.ndarray]:
-    """Protocol -> rows of the target profiles that pre-training sees.
-
-    Raises:
-      DataError: a protocol leaves none, or a method needs a confounder that is not known.
-    """
-    if "adae" in config.methods and not study.confounder_names:
-        raise DataError("response.methods: adae needs a known confounder; name a table with response.confounders")
-    rows = {"transductive": np.arange(len(study.target)), "inductive": np.flatnonzero(~study.labelled)}
-    for protocol in config.protocols:
-        if not len(rows[protocol]):
-            raise DataError(f"response.protocols: {protocol}: every target sample has a response, none is left")
-    return rows
+def _target_rows(study: Study) -> dict[str, np.ndarray]:
+    """Protocol -> rows of the target profiles that pre-training sees."""
+    return {"transductive": np.arange(len(study.target)), "inductive": np.flatnonzero(~study.labelled)}
 
 
 def _method_entries(

@@ -180,6 +180,22 @@ def test_constant_genes_are_left_out_and_listed(tables):
     assert left_out(study, "gene") == {"MYC": "constant in the target"} and "MYC" not in study.genes
 
 
+def test_inductive_takes_nothing_from_samples_with_a_response(tables):
+    """Neither scale nor constant genes: the pre-trained models would know of them."""
+    tables.target_response = {name: column[:10] for name, column in tables.target_response.items()}
+    tables.target["MYC"] = ["1.5"] + ["2.5"] * 29  # varies by a patient with a response alone
+    assert "MYC" in tables.load().genes
+    tables.settings["protocols"] = ("transductive", "inductive")
+    study = tables.load()
+    assert left_out(study, "gene") == {"MYC": "constant in the target"}
+    np.testing.assert_allclose(study.target[10:].mean(0), 0.0, atol=1e-6)
+    np.testing.assert_allclose(study.target[10:].std(0), 1.0, rtol=1e-5)
+    assert "  inductive: scale and constant genes of the target by its 20 samples without a response" in study.lines
+    tables.target["TP53"][:10] = ["99"] * 10
+    moved = tables.load()
+    np.testing.assert_array_equal(moved.target[10:], study.target[10:])
+
+
 def test_a_sample_twice_is_an_error(tables):
     tables.source["cell"][1] = tables.source["cell"][0]
     assert tables.error() == "source.csv: the sample 'L000' twice in column 'cell'; one row a sample is expected"
@@ -410,13 +426,16 @@ def test_a_table_that_is_not_named_is_an_error(missing):
 def test_scales():
     rng = np.random.default_rng(0)
     source, target = rng.random((40, 3)) + 5, rng.random((30, 3)) * 4
-    x, y, lines = standardise(source, target, log=False, scale="source", clip=None)
+    rows = np.arange(30) < 20
+    x, y, lines = standardise(source, target, log=False, scale="source", clip=None, rows=rows)
     np.testing.assert_allclose(y, (target - source.mean(0)) / source.std(0), rtol=1e-5)
-    x, y, lines = standardise(source, target, log=True, scale="none", clip=1.0)
+    y = standardise(source, target, log=False, scale="domain", clip=None, rows=rows)[1]
+    np.testing.assert_allclose(y, (target - target[:20].mean(0)) / target[:20].std(0), rtol=1e-5, atol=1e-6)
+    x, y, lines = standardise(source, target, log=True, scale="none", clip=1.0, rows=rows)
     np.testing.assert_allclose(y, np.minimum(np.log1p(target), 1.0), rtol=1e-6)
     assert x.max() == 1.0 and lines[0].startswith("clipped at 1: 100.00% of the source")
     with pytest.raises(DataError, match="the lowest expression is -1; counts"):
-        standardise(source - source.min() - 1, target, log=True, scale="none", clip=None)
+        standardise(source - source.min() - 1, target, log=True, scale="none", clip=None, rows=rows)
 
 
 @pytest.mark.parametrize(
