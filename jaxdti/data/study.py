@@ -29,6 +29,8 @@ from jaxdti.data.planted_expression import make_planted_expression
 from jaxdti.data.responses import (
     ResponseTable,
     class_problem,
+    fold_labels,
+    fold_of_samples,
     label_of,
     matching_drugs,
     one_value_each,
@@ -410,11 +412,27 @@ def _usable_drugs(
         else:
             whole = float(np.nanmedian(values)) if threshold is None else threshold
             problem = class_problem(label_of(values, config.source_kind, whole))
+            problem = problem or _fold_problem(config, values, threshold)
         if problem:
             refused.append(LeftOut("drug", drug, problem))
         else:
             kept.append(i)
     return kept, refused
+
+
+def _fold_problem(config: ResponseConfig, values: np.ndarray, threshold: float | None) -> str | None:
+    """Where a classifier would see one class only, as with many values tied at a median; None if nowhere."""
+    for seed in range(config.seed, config.seed + config.seeds):
+        fold = fold_of_samples(values, config.folds, seed)
+        for held in range(config.folds):
+            label = fold_labels(values, config.source_kind, fold, held, threshold)[(fold >= 0) & (fold != held)]
+            sensitive = int(label.sum())
+            if sensitive in (0, len(label)):
+                return (
+                    f"{sensitive} sensitive and {len(label) - sensitive} resistant source samples train without fold "
+                    f"{held} of seed {seed}; both classes are needed; values are tied at the threshold"
+                )
+    return None
 
 
 def _confounders(

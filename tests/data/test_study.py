@@ -243,6 +243,15 @@ def test_five_labelled_samples_are_too_few_and_other_drugs_go_on(tables):
     assert any("drug Beta left out" in line for line in study.lines)
 
 
+def test_a_drug_with_one_class_in_a_training_fold_is_left_out_with_the_counts(tables):
+    """Half the values are tied at the least; where six folds have 26 of them in 51 samples, that is the median."""
+    tables.settings["folds"] = 7
+    tables.source_response["ln_IC50"] = ["0.5"] * 30 + [f"{1 + i}" for i in range(30)]
+    error = tables.error()
+    assert "Alpha: 0 sensitive and 51 resistant source samples train without fold " in error
+    assert error.endswith("both classes are needed; values are tied at the threshold")
+
+
 def test_a_missing_threshold_is_not_replaced(tables):
     tables.settings["thresholds"] = str(tables.folder / "thresholds.csv")
     (tables.folder / "thresholds.csv").write_text("drug,threshold\nGamma,1\n")
