@@ -1,5 +1,6 @@
 """A drug response run: its directory, from the tables to predictions for every patient."""
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from jaxdti.training.response_pretraining import (
     settings_of,
 )
 from jaxdti.training.response_results import Entry, write_response_results
-from jaxdti.training.run import check_unchanged, create_directory, describe_environment, is_free
+from jaxdti.training.run import _check_directory, check_unchanged, create_directory, describe_environment
 from jaxdti.training.signals import stop_signals
 
 __all__ = ["Interrupted", "NonFiniteLoss", "respond", "resume_response"]
@@ -53,26 +54,32 @@ def respond(config: Config, output: Path, *, overwrite: bool = False) -> dict[st
     from), summary.json, results.csv, predictions.parquet, embeddings/ and embeddings.png.
 
     Raises:
-      DataError: the data are unfit, or ``output`` exists and is not to be overwritten.
+      DataError: the data are unfit, ``output`` exists and is not to be overwritten, or a key would be ignored.
       NonFiniteLoss: all settings of a method have failed, or no method is left.
       Interrupted: a signal arrived; ``resume_response`` goes on.
     """
-    if not is_free(output):
-        if not overwrite:
-            raise DataError(f"{output}: already exists; give another --output, or --overwrite, or --resume {output}")
-        if not (output / "config.yaml").is_file():
-            raise DataError(
-                f"{output}: is not a run directory (no config.yaml); --overwrite would delete foreign files"
-            )
+    if not config.output.baselines:
+        raise DataError("output.baselines=false: name the baselines in response.baselines, [] for none")
+    _check_directory(output, overwrite)
     study = load_study(config.response)  # before anything is deleted
     if "adae" in config.response.methods and not study.confounder_names:
         raise DataError("response.methods: adae needs a known confounder; name a table with response.confounders")
-    create_directory(output)
-    save_config(config, output / "config.yaml")
-    write_json(output / "data.json", {"sha256": study.identity(), "drugs": list(study.drugs), "summary": study.lines})
-    columns = {name: [getattr(item, name) for item in study.left_out] for name in ("what", "name", "reason")}
-    write_table(pa.table(columns, pa.schema([(name, pa.string()) for name in columns])), output / "left_out.csv")
+    _begin(config, output, study)
     return _run(config, output, study)
+
+
+def _begin(config: Config, output: Path, study: Study) -> None:
+    """A new directory with all that resuming needs; what an error or a signal leaves unfinished is removed."""
+    create_directory(output)
+    data = {"sha256": study.identity(), "drugs": list(study.drugs), "summary": study.lines}
+    columns = {name: [getattr(item, name) for item in study.left_out] for name in ("what", "name", "reason")}
+    try:
+        save_config(config, output / "config.yaml")
+        write_json(output / "data.json", data)
+        write_table(pa.table(columns, pa.schema([(name, pa.string()) for name in columns])), output / "left_out.csv")
+    except BaseException:
+        shutil.rmtree(output, ignore_errors=True)
+        raise
 
 
 def resume_response(run: Path) -> dict[str, Any]:

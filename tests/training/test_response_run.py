@@ -11,7 +11,8 @@ import pyarrow.parquet
 import pytest
 
 from jaxdti import cli
-from jaxdti.config import Config, PlantedExpressionConfig, ResponseConfig
+from jaxdti.config import Config, OutputConfig, PlantedExpressionConfig, ResponseConfig
+from jaxdti.data.interactions import DataError
 from jaxdti.data.study import load_study
 from jaxdti.evaluation import response as evaluation
 from jaxdti.training import response_pretraining, response_run
@@ -140,6 +141,8 @@ def test_a_run_whose_data_changed_is_refused(run, tmp_path, capsys):
     [
         (["response"], "CONFIG is missing: name a YAML file such as configs/codeae_planted.yaml"),
         (["response", "--response.dataset=planted-expression"], "--output RUN is missing"),
+        (["response", "--response.dataset=gdsc_tcga", "--response.source_kind=binary", "--output=o"], "is continuous"),
+        (["response", "--response.dataset=planted-expression", "--output.tensorboard=false"], "--output.tensorboard"),
         (["response", "--resume", "absent"], "absent: not a drug response run"),
         (["response", "x.yaml", "--resume", "absent"], "--resume RUN takes everything from the run"),
         (
@@ -219,6 +222,22 @@ def test_no_method_left_is_one_error(tmp_path, monkeypatch):
     config = Config(response=replace(SMALL, baselines=()))
     with pytest.raises(response_run.NonFiniteLoss, match="no method is left: of each, every setting of a seed"):
         response_run.respond(config, tmp_path / "run")
+
+
+def test_a_key_that_would_be_ignored_is_an_error(tmp_path):
+    config = Config(response=SMALL, output=OutputConfig(baselines=False))
+    with pytest.raises(DataError, match="output.baselines=false: name the baselines in response.baselines"):
+        response_run.respond(config, tmp_path / "run")
+
+
+def test_a_run_that_ends_before_it_begins_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(response_run, "write_json", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        response_run.respond(Config(response=SMALL), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["elastic_net", "random_forest"])
