@@ -370,7 +370,7 @@ def _measured_rows(config: ResponseConfig, response: np.ndarray) -> np.ndarray:
     """
     rows = np.ones(len(response), bool)
     if "inductive" in config.protocols:
-        rows = ~np.isfinite(response).any(1)
+        rows = ~np.any(np.isfinite(response), 1)
         if not rows.any():
             raise DataError("response.protocols: inductive: every target sample has a response, none is left")
     return rows

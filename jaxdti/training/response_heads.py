@@ -150,7 +150,7 @@ def _fit_group(
         phase = [_slower(replica, config.decay**level) for replica in replicas]
         fit = fit_vectors(
             model,
-            _init(model, inputs[0].shape[-1]),
+            _init(model, inputs[0].shape[-1]),  # pyright: ignore[reportArgumentType] (a module is hashable)
             inputs[0].reshape(-1, inputs[0].shape[-1]),
             phase,
             _training(config),

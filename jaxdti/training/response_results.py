@@ -164,7 +164,7 @@ def _predictions(study: Study, entries: Sequence[Entry]) -> pa.Table:
 
 
 def _embedding_rows(study: Study, source: Domain, target: Domain) -> pa.Table:
-    """Sample, domain, and its codes by the first setting as lists of float32."""
+    """Sample, domain, and its codes by the first setting that has not failed as lists of float32."""
     columns: dict[str, Any] = {
         "sample": [*study.source_samples, *study.target_samples],
         "domain": ["source"] * len(study.source_samples) + ["target"] * len(study.target_samples),

@@ -231,11 +231,10 @@ def _select(
     protocol: str,
     seed: int,
 ) -> _Choice | None:
-    candidates = [
-        i
-        for i, (setting, _) in enumerate(owners)
-        if setting.protocol == protocol and setting.seed == seed and np.isfinite(fit.target[i]).all()
+    finite = [
+        np.isfinite(own).all() and np.isfinite(other).all() for own, other in zip(fit.source, fit.target, strict=True)
     ]
+    candidates = [i for i, (s, _) in enumerate(owners) if s.protocol == protocol and s.seed == seed and finite[i]]
     if not candidates:
         return None
     fold, label = study_folds(study, config.folds, seed)
@@ -341,5 +340,5 @@ def _codes(study: Study, snapshot: Snapshot, method: str) -> tuple[Domain, Domai
 
 
 def _accuracies(source: Domain, target: Domain) -> dict[str, list[float]]:
-    """Kind of code -> accuracy of a domain classifier for each setting."""
+    """Kind of code -> accuracy of a domain classifier for each setting that is left."""
     return {kind: [domain_accuracy(a, b) for a, b in zip(source[kind], target[kind], strict=True)] for kind in source}
