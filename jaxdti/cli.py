@@ -278,7 +278,7 @@ def _response_options(add: Callable[..., Parser]) -> None:
     run = parser.add_argument_group("run")
     run.add_argument("--resume", metavar="RUN", type=Path, help="continue an interrupted run; takes no other argument")
     run.add_argument("--overwrite", action="store_true", help="replace the run directory if it is there")
-    _add_config_options(parser, "response", "output")
+    _add_config_options(parser, "response", "output.directory", "output.bootstrap")
 
 
 def _evaluate_options(add: Callable[..., Parser]) -> None:
@@ -455,16 +455,18 @@ def _add_reading_options(parser: Parser) -> None:
 def _add_config_options(parser: Parser, *only: str) -> None:
     """A flag for each key of the configuration, grouped by section; ``only`` these, by default all but ``response``.
 
-    The task stands with the pairs it is about: with all sections, and with ``data``.
+    ``only`` names sections, or single keys of one. The task stands with the pairs it is about: with all sections, and
+    with ``data``.
     """
-    wanted = lambda path: path.partition(".")[0] in only if only else path.partition(".")[0] != "response"
+    top = lambda path: path.partition(".")[0]
+    wanted = lambda path: top(path) in only or path in only if only else top(path) != "response"
     groups = {"": parser.add_argument_group("task")} if not only or "data" in only else {}
     for path, description in config_sections().items():
-        if wanted(path):
+        if wanted(path) or path in map(top, only):
             groups[path] = parser.add_argument_group(path, description)
     for path, leaf in config_fields().items():
         section, _, name = path.rpartition(".")
-        if section in groups:
+        if section in groups and (not section or wanted(path)):
             default = ",".join(map(str, leaf.default)) if isinstance(leaf.default, tuple) else leaf.default
             default = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
             groups[section].add_argument(

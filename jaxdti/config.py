@@ -25,6 +25,8 @@ SCHEDULES = ("constant", "cosine")
 ADAPTATION_METHODS = ("none", "dann", "cdan", "san", "san_released", "pada", "mmd", "coral", "mcc")
 PLANTED_KINDS = ("in_domain", "cold", "shifted")
 RESPONSE_DATASETS = ("planted-expression", "gdsc_tcga", "tcrp_sorafenib")
+RESPONSE_TABLES = ("source_expression", "target_expression", "source_response", "target_response")
+RESPONSE_COLUMNS = ("source_value_column", "target_value_column", "date_column", "group_column")
 RESPONSE_METHODS = ("ae", "dae", "vae", "codeae_base", "codeae_mmd", "codeae_adv", "dsn_dann", "coral", "adae")
 RESPONSE_BASELINES = ("elastic_net", "random_forest", "mlp")
 RESPONSE_KINDS = ("continuous", "binary")
@@ -497,7 +499,7 @@ class ResponseConfig:
     """Drug response that carries over from cell lines (source) to patients (target)."""
 
     dataset: str | None = None
-    """planted-expression | gdsc_tcga | tcrp_sorafenib"""
+    """planted-expression | gdsc_tcga | tcrp_sorafenib, each with tables and kinds of its own; null: the tables below"""
     source_expression: str | None = None
     """table of samples x genes; the labelled domain, such as cell lines"""
     target_expression: str | None = None
@@ -507,11 +509,11 @@ class ResponseConfig:
     target_response: str | None = None
     """likewise, to evaluate on; may be left out"""
     sample_column: str | None = None
-    """column of sample names in all tables; found among the usual names when not given"""
+    """column of sample names in the tables that have it; elsewhere found among the usual names"""
     drug_column: str | None = None
     """column of drug names; likewise"""
     source_value_column: str | None = None
-    """column of source responses; likewise"""
+    """column of source responses; found among the usual names when not given"""
     target_value_column: str | None = None
     """column of target responses; likewise"""
     date_column: str | None = None
@@ -541,7 +543,8 @@ class ResponseConfig:
     baselines: tuple[str, ...] = ("elastic_net", "random_forest", "mlp")
     """on raw genes, same folds: elastic_net | random_forest | mlp"""
     protocols: tuple[str, ...] = ("transductive",)
-    """pre-training sees all target samples (transductive), or none with a response (inductive)"""
+    """pre-training sees all target samples (transductive), or none with a response (inductive); where
+    inductive is among them, those without a response alone give the target's scale and tell its constant genes"""
     folds: int = 5
     """of the source samples of a drug; one validates, the others train"""
     seeds: int = 1
@@ -577,6 +580,24 @@ class ResponseConfig:
         _between("response.seed", self.seed, 0, 2**31 - 1 - self.seeds)
         if self.clip is not None and not (0 < self.clip < math.inf):
             raise ValueError(f"response.clip={self.clip!r}: must be above 0")
+        if self.dataset is not None:
+            self._check_dataset(self.dataset)
+
+    def _check_dataset(self, dataset: str) -> None:
+        """Refuses what would be ignored beside a dataset, and a kind that would turn the sign."""
+        own = (*RESPONSE_TABLES, *RESPONSE_COLUMNS)
+        if dataset != "gdsc_tcga":  # its samples may have confounders, in a table of the user
+            own += ("sample_column", "confounders", "confounder_column")
+        for name in own:
+            if (value := getattr(self, name)) is not None:
+                raise ValueError(
+                    f"response.{name}={value!r}: response.dataset={dataset} brings its own; for other tables set "
+                    "response.dataset=null"
+                )
+        for name, kind in (("source_kind", "continuous"), ("target_kind", "binary")):
+            # Of tcrp_sorafenib the target is continuous, whether that is said or not.
+            if getattr(self, name) != kind and (name, dataset) != ("target_kind", "tcrp_sorafenib"):
+                raise ValueError(f"response.{name}={getattr(self, name)}: that of response.dataset={dataset} is {kind}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,15 +45,15 @@ class ExpressionFile:
     """An opened table of samples x genes: the names of its columns are known, values are read on request."""
 
     def __init__(self, path: Path, sample_column: str | None = None):
-        """The column of sample names is ``sample_column``, one with a usual name, or the first.
+        """The column of sample names is ``sample_column`` if there is one, one with a usual name, or the first.
 
         Raises:
-          DataError: not a table, no such column, or a gene symbol that two columns have.
+          DataError: not a table, several sample columns, or a gene symbol that two columns have.
         """
         self._file = TableFile(path)
         self.path = path
         wanted = Wanted("sample", "response.sample_column", sample_column, SAMPLE_NAMES, required=False)
-        self.sample_column = find_column(self._file.columns, wanted, path) or self._file.columns[0]
+        self.sample_column = named_or_usual(self._file.columns, wanted, path) or self._file.columns[0]
         self.columns: dict[str, str] = {}  # gene symbol -> column
         for name in self._file.columns:
             if name == self.sample_column:
@@ -69,7 +69,7 @@ class ExpressionFile:
         """The values of these genes, in this order.
 
         Raises:
-          DataError: a cell is neither a finite number nor empty, or a sample occurs twice or has no name.
+          DataError: a cell is neither a finite number (float32) nor empty, or a sample occurs twice or has no name.
         """
         table = self._file.read([self.sample_column, *(self.columns[gene] for gene in genes)])
         samples = text_column(table, self.sample_column)
@@ -79,7 +79,14 @@ class ExpressionFile:
             raise DataError(f"{self.path}: {twice} in column {self.sample_column!r}; one row a sample is expected")
         values = np.empty((len(samples), len(genes)), np.float32)
         for i, gene in enumerate(genes):
-            values[:, i] = number_column(table, self.columns[gene], self.path, samples)
+            given = number_column(table, self.columns[gene], self.path, samples)
+            with np.errstate(over="ignore"):
+                values[:, i] = given
+            if np.any(large := np.isinf(values[:, i])):
+                raise DataError(
+                    f"{self.path}: {self.columns[gene]} of {samples[large.argmax()]!r} is {given[large.argmax()]:g}; "
+                    f"a number of at most {np.finfo(np.float32).max:.2g} is expected"
+                )
         return ExpressionTable(samples, np.array(genes, dtype=object), values)
 
     def group(self, column: str) -> np.ndarray:
@@ -91,6 +98,14 @@ class ExpressionFile:
         if column not in self._file.columns:
             raise DataError(f"{self.path}: no column {column!r} (response.group_column)")
         return text_column(self._file.read([column]), column)
+
+
+def named_or_usual(columns: Sequence[str], wanted: Wanted, path: Path) -> str | None:
+    """``find_column``, but a table without the name that the user gave is searched for the usual ones.
+
+    The tables of the two domains may name their samples, or drugs, differently; one option serves all of them.
+    """
+    return find_column(columns, wanted if wanted.name in columns else wanted._replace(name=None), path)
 
 
 def gene_symbol(name: str) -> str:
@@ -155,7 +170,7 @@ def shared_genes(source: Sequence[str], target: Sequence[str]) -> tuple[list[str
     lines = [f"{len(genes)} genes in both domains"]
     for only, where in ((only_source, "source"), (only_target, "target")):
         if only:
-            lines.append(f"  {len(only)} columns only in the {where}: {_some(only)}")
+            lines.append(f"  {len(only)} columns only in the {where}: {some_of(only)}")
     return genes, left_out, lines
 
 
@@ -182,10 +197,13 @@ def drop_incomplete(table: ExpressionTable, domain: str) -> tuple[ExpressionTabl
 
 
 def drop_constant(
-    source: ExpressionTable, target: ExpressionTable
+    source: ExpressionTable, target: ExpressionTable, rows: np.ndarray
 ) -> tuple[ExpressionTable, ExpressionTable, list[LeftOut]]:
-    """Without the genes that have a single value in one of the domains: they tell nothing that carries over."""
-    flat = {name: np.ptp(table.values, axis=0) == 0 for name, table in (("source", source), ("target", target))}
+    """Without the genes that have a single value in one of the domains: they tell nothing that carries over.
+
+    Of the target, ``rows`` (bool [M]) decide.
+    """
+    flat = {"source": np.ptp(source.values, axis=0) == 0, "target": np.ptp(target.values[rows], axis=0) == 0}
     kept = ~(flat["source"] | flat["target"])
     left_out = [
         LeftOut("gene", gene, f"constant in the {' and the '.join(d for d in flat if flat[d][i])}")
@@ -201,7 +219,7 @@ def drop_constant(
 
 
 def standardise(
-    source: np.ndarray, target: np.ndarray, *, log: bool, scale: str, clip: float | None
+    source: np.ndarray, target: np.ndarray, *, log: bool, scale: str, clip: float | None, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Both matrices, float32 [N, G] and [M, G], on the scale that networks take; lines for the user.
 
@@ -210,6 +228,7 @@ def standardise(
       scale: "domain": each gene gets mean 0 and standard deviation 1 in each domain; "source": likewise with the mean
         and deviation of the source in both; "none": as they are.
       clip: last, values beyond -clip and clip are set to these; None for all as they are.
+      rows: bool [M], the target samples that give its mean and deviation.
 
     Raises:
       DataError: log of a value below 0.
@@ -224,7 +243,7 @@ def standardise(
             )
         domains = [np.log1p(x) for x in domains]
     if scale != "none":
-        of = [domains[0], domains[0] if scale == "source" else domains[1]]
+        of = [domains[0], domains[0] if scale == "source" else domains[1][rows]]
         domains = [(x - y.mean(0)) / y.std(0) for x, y in zip(domains, of, strict=True)]
     if clip is not None:
         beyond = [float(np.mean(np.abs(x) > clip)) for x in domains]
@@ -234,5 +253,6 @@ def standardise(
     return source, target, lines
 
 
-def _some(names: Sequence[str]) -> str:
+def some_of(names: Sequence[str]) -> str:
+    """The first of many names, for a line to the user."""
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -3,13 +3,14 @@
 Label 1 always means: responds. In the source that is a low ln IC50 or AUC, in the target a recorded responder.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jaxdti.data.expression import SAMPLE_NAMES, LeftOut, number_column, text_column
+from jaxdti.data.expression import SAMPLE_NAMES, LeftOut, named_or_usual, number_column, some_of, text_column
 from jaxdti.data.interactions import DataError
 from jaxdti.data.tables import TableFile, Wanted, find_column
 
@@ -51,16 +52,18 @@ def read_responses(
     Args:
       domain: "source" or "target", for messages.
       kind: "continuous" or "binary".
-      sample_column, drug_column, value_column, date_column: names; the usual ones where not given. Dates are numbers,
-        such as days since the diagnosis.
+      sample_column, drug_column: names; the usual ones where not given, or where the table does not have them.
+      value_column, date_column: likewise, but the table must have them. Dates are numbers, such as days since the
+        diagnosis.
 
     Raises:
-      DataError: no such column, no record left, or a binary value other than 0 and 1.
+      DataError: no such column, no record left, a binary value other than 0 and 1, or continuous values that are all
+        0 or 1: labels, whose sign is the other one.
     """
     file = TableFile(path)
     option = f"response.{domain}_value_column"
-    sample = find_column(file.columns, Wanted("sample", "response.sample_column", sample_column, SAMPLE_NAMES), path)
-    drug = find_column(file.columns, Wanted("drug", "response.drug_column", drug_column, DRUG_NAMES), path)
+    sample = named_or_usual(file.columns, Wanted("sample", "response.sample_column", sample_column, SAMPLE_NAMES), path)
+    drug = named_or_usual(file.columns, Wanted("drug", "response.drug_column", drug_column, DRUG_NAMES), path)
     value = find_column(file.columns, Wanted("response", option, value_column, VALUE_NAMES[kind]), path)
     wanted = Wanted("date", "response.date_column", date_column, DATE_NAMES, required=False)
     date = find_column(file.columns, wanted, path) if kind == "binary" or date_column else None
@@ -80,7 +83,14 @@ def read_responses(
     if not complete.any():
         raise DataError(f"{path}: none of {len(samples)} records has a sample, a drug and a value")
     samples, drugs, values, dates = (x[complete] for x in (samples, drugs, values, dates))
-    if kind == "binary" and np.any(other := ~np.isin(values, (0.0, 1.0))):
+    other = ~np.isin(values, (0.0, 1.0))
+    if kind == "continuous" and not other.any():
+        raise DataError(
+            f"{path}: each of {len(values)} values of {value} is 0 or 1, as labels are; with "
+            f"response.{domain}_kind=continuous a low value means responds: set response.{domain}_kind=binary for "
+            "labels (1 = responds)"
+        )
+    if kind == "binary" and other.any():
         raise DataError(
             f"{path}: {value} of {samples[other.argmax()]!r} is {values[other.argmax()]:g}; 1 (responds) or 0 is "
             f"expected; for ln IC50 or AUC set response.{domain}_kind=continuous"
@@ -175,10 +185,10 @@ def read_thresholds(path: Path, drug_column: str | None = None) -> dict[str, flo
     """Threshold of each drug (lower-case name) from a table with a drug column and one that begins with "threshold".
 
     Raises:
-      DataError: no such columns.
+      DataError: no such columns, or two thresholds of one drug.
     """
     file = TableFile(path)
-    drug = find_column(file.columns, Wanted("drug", "response.drug_column", drug_column, DRUG_NAMES), path)
+    drug = named_or_usual(file.columns, Wanted("drug", "response.drug_column", drug_column, DRUG_NAMES), path)
     named = [name for name in file.columns if name.casefold().startswith("threshold")]
     if len(named) != 1:
         found = ", ".join(map(repr, file.columns))
@@ -187,7 +197,25 @@ def read_thresholds(path: Path, drug_column: str | None = None) -> dict[str, flo
     table = file.read([drug, named[0]])
     drugs = text_column(table, drug)
     values = number_column(table, named[0], path, drugs)
-    return {name.casefold(): float(value) for name, value in zip(drugs, values, strict=True) if np.isfinite(value)}
+    return one_value_each([name.casefold() for name in drugs], values.tolist(), np.isfinite(values), named[0], path)
+
+
+def one_value_each(
+    names: Sequence[str], values: Sequence[Any], known: np.ndarray, column: str, path: Path
+) -> dict[str, Any]:
+    """Name -> value, of the rows where ``known`` (bool [N]).
+
+    Raises:
+      DataError: two rows of a name contradict each other.
+    """
+    first: dict[str, int] = {}
+    for i in np.flatnonzero(known).tolist():
+        if values[j := first.setdefault(names[i], i)] != values[i]:
+            raise DataError(
+                f"{path}: data rows {j + 1} and {i + 1}: {column} of {names[i]!r} is {values[j]!r} and {values[i]!r}; "
+                "one value is expected"
+            )
+    return {name: values[i] for name, i in first.items()}
 
 
 def fold_of_samples(values: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -208,23 +236,46 @@ def fold_labels(values: np.ndarray, kind: str, fold: np.ndarray, held_out: int, 
     return label_of(values, kind, threshold)
 
 
-def matching_drugs(wanted: Sequence[str], source: ResponseTable, target: ResponseTable | None) -> list[str]:
+def matching_drugs(
+    wanted: Sequence[str], source: ResponseTable, target: ResponseTable | None
+) -> tuple[list[str], list[LeftOut], list[str]]:
     """The drugs to model, as the source spells them: ``wanted``, or all that both domains have records of.
+
+    Names are compared without case. Drugs of one domain only are left out, and counted in the lines for the user.
 
     Raises:
       DataError: a wanted drug has no source record, or the domains have no drug in common.
     """
-    spelling: Mapping[str, str] = {name.casefold(): name for name in reversed(source.drug)}
+    spelling = _spelling(source)
     if wanted:
         if unknown := [name for name in wanted if name.casefold() not in spelling]:
-            some = ", ".join(sorted(set(spelling.values()))[:10])
+            some = ", ".join(sorted(spelling.values())[:10])
             raise DataError(f"response.drugs: {unknown[0]!r} has no source response; the source has {some}, ...")
-        return [spelling[name.casefold()] for name in wanted]
+        drugs = list(dict.fromkeys(spelling[name.casefold()] for name in wanted))
+        repeated = len(wanted) - len(drugs)
+        return drugs, [], [f"  response.drugs names {repeated} drugs again: modelled once"] if repeated else []
     if target is None:
-        return list(dict.fromkeys(source.drug))
-    both = {name.casefold() for name in target.drug} & spelling.keys()
-    if not both:
+        return list(spelling.values()), [], []
+    there = _spelling(target)
+    drugs = sorted(name for key, name in spelling.items() if key in there)
+    if not drugs:
         raise DataError(
             f"source and target responses have no drug in common: {source.drug[0]!r}, ... and {target.drug[0]!r}, ..."
         )
-    return sorted(spelling[name] for name in both)
+    left_out, lines = [], []
+    for domain, own, other, lacks in (
+        ("source", spelling, there, "no target response"),
+        ("target", there, spelling, "no source response"),
+    ):
+        if only := [name for key, name in own.items() if key not in other]:
+            left_out += [LeftOut("drug", name, lacks) for name in only]
+            lines.append(f"  {len(only)} drugs only in the {domain} responses, left out: {some_of(only)}")
+    return drugs, left_out, lines
+
+
+def _spelling(table: ResponseTable) -> dict[str, str]:
+    """Case-folded name -> its first spelling, in the order of the table."""
+    names: dict[str, str] = {}
+    for name in table.drug:
+        names.setdefault(name.casefold(), name)
+    return names

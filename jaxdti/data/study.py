@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from jaxdti.data.expression import (
     drop_constant,
     drop_incomplete,
     gene_symbol,
+    named_or_usual,
     number_column,
     shared_genes,
     standardise,
@@ -27,13 +29,16 @@ from jaxdti.data.planted_expression import make_planted_expression
 from jaxdti.data.responses import (
     ResponseTable,
     class_problem,
+    fold_labels,
+    fold_of_samples,
     label_of,
     matching_drugs,
+    one_value_each,
     read_responses,
     read_thresholds,
     response_matrix,
 )
-from jaxdti.data.tables import TableFile, Wanted, find_column, read_table
+from jaxdti.data.tables import TableFile, Wanted, read_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +56,7 @@ class Study:
     source_kind: str  # continuous: low = responds; binary: 1 = responds
     target_kind: str
     thresholds: np.ndarray | None  # float64 [D]; None: the median of the training folds
-    groups: np.ndarray | None = None  # str objects [M]
+    groups: np.ndarray | None = None  # str objects [M]; empty where a sample is in none
     source_confounder: np.ndarray | None = None  # int32 [N], number of the category
     target_confounder: np.ndarray | None = None  # int32 [M]
     confounder_names: tuple[str, ...] = ()
@@ -70,8 +75,9 @@ class Study:
         arrays = (self.source, self.target, self.source_response, self.target_response, self.thresholds)
         for array in (*arrays, self.source_confounder, self.target_confounder):
             total.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
-        for names in (self.genes, self.source_samples, self.target_samples, self.drugs):
-            total.update("\0".join(names).encode())
+        groups = () if self.groups is None else self.groups
+        for names in (self.genes, self.source_samples, self.target_samples, self.drugs, groups, self.confounder_names):
+            total.update("\0".join(names).encode() + b"\1")
         return total.hexdigest()
 
 
@@ -96,6 +102,7 @@ def load_study(config: ResponseConfig) -> Study:
     """
     lines: list[str] = []
     left_out: list[LeftOut] = []
+    _check_shared_names(_named(config))
     if config.dataset == "planted-expression":
         given = _planted(config, lines)
     elif config.dataset == "tcrp_sorafenib":
@@ -110,6 +117,7 @@ def _named(config: ResponseConfig) -> ResponseConfig:
     if config.dataset == "gdsc_tcga":
         return dataclasses.replace(
             config,
+            dataset=None,
             source_expression=str(_data_file("gdsc_ccle/expression.csv.gz")),
             target_expression=str(_data_file("tcga/expression.csv.gz")),
             source_response=str(_data_file("gdsc_ccle/ic50.csv.gz")),
@@ -119,6 +127,20 @@ def _named(config: ResponseConfig) -> ResponseConfig:
     if config.dataset == "tcrp_sorafenib":
         return dataclasses.replace(config, source_kind="continuous", target_kind="continuous")
     return config
+
+
+def _check_shared_names(config: ResponseConfig) -> None:
+    """Raises DataError where no table has a column that is named for all of them."""
+    responses = (config.source_response, config.target_response)
+    expression = (config.source_expression, config.target_expression)
+    for option, paths in (
+        ("sample_column", (*expression, *responses, config.confounders)),
+        ("drug_column", (*responses, config.thresholds)),
+    ):
+        name, given = getattr(config, option), [Path(path) for path in paths if path]
+        if name is not None and not any(name in TableFile(path).columns for path in given):
+            tables = ", ".join(map(str, given)) or "no table is given"
+            raise DataError(f"response.{option}={name!r}: no table has such a column: {tables}")
 
 
 def _data_file(name: str) -> Path:
@@ -137,13 +159,16 @@ def _planted(config: ResponseConfig, lines: list[str]) -> _Input:
         f"planted-expression (seed {config.planted.seed}): shift {config.planted.shift:g}, "
         f"confounding {config.planted.confounding:g}"
     )
+    labelled = len(planted.target_response.sample) > 0
+    if not labelled:
+        lines.append("no target responses: predictions are not evaluated")
     batches = [*planted.source_batch, *planted.target_batch]
     samples = [*planted.source.samples, *planted.target.samples]
     return _Input(
         source=planted.source,
         target=planted.target,
         source_response=planted.source_response,
-        target_response=planted.target_response,
+        target_response=planted.target_response if labelled else None,
         confounders={sample: f"batch {batch}" for sample, batch in zip(samples, batches, strict=True)},
         ceiling=planted.ceiling,
     )
@@ -223,7 +248,7 @@ def _read_confounders(config: ResponseConfig) -> dict[str, str] | None:
         return None
     path = Path(config.confounders)
     file = TableFile(path)
-    sample = find_column(
+    sample = named_or_usual(
         file.columns, Wanted("sample", "response.sample_column", config.sample_column, SAMPLE_NAMES), path
     )
     assert sample
@@ -233,7 +258,8 @@ def _read_confounders(config: ResponseConfig) -> dict[str, str] | None:
         found = ", ".join(map(repr, others))
         raise DataError(f"{path}: response.confounder_column={column!r}: choose from {found}")
     table = read_table(path, [sample, column])
-    return dict(zip(text_column(table, sample), text_column(table, column), strict=True))
+    samples, categories = text_column(table, sample), text_column(table, column)
+    return one_value_each(samples.tolist(), categories.tolist(), (samples != "") & (categories != ""), column, path)
 
 
 def _assemble(config: ResponseConfig, given: _Input, lines: list[str], left_out: list[LeftOut]) -> Study:
@@ -244,28 +270,74 @@ def _assemble(config: ResponseConfig, given: _Input, lines: list[str], left_out:
             f"source and target expression both have {len(overlap)} samples, such as {min(overlap)!r}; "
             "a sample belongs to one domain"
         )
-    source, target, flat = drop_constant(source, target)
     for count, what in ((len(lost), "source samples with"), (len(lost_target), "target samples with")):
         if count:
             lines.append(f"  {count} {what} missing values: left out")
+    left_out += lost + lost_target
+    responses = _match_responses(config, given, source.samples, target.samples, left_out)
+    rows = _measured_rows(config, responses.target)
+    source, target, flat = drop_constant(source, target, rows)
     if flat:
         lines.append(f"  {len(flat)} genes without variation in a domain: left out")
-    left_out += lost + lost_target + flat
+    left_out += flat
     scaled_source, scaled_target, said = standardise(
-        source.values, target.values, log=config.log, scale=config.scale, clip=config.clip
+        source.values, target.values, log=config.log, scale=config.scale, clip=config.clip, rows=rows
     )
     lines.append(
         f"{len(source.samples):,} source and {len(target.samples):,} target samples, {len(source.genes)} genes"
     )
-    lines += said
+    if not rows.all():
+        lines.append(
+            f"  inductive: scale and constant genes of the target by its {rows.sum():,} samples without a response"
+        )
+    lines += said + responses.lines
+    confounders = _confounders(given, source.samples, target.samples, lines, left_out)
+    groups = _groups(config, given, target.samples, lines, left_out)
+    return Study(
+        genes=source.genes,
+        source_samples=source.samples,
+        target_samples=target.samples,
+        source=scaled_source,
+        target=scaled_target,
+        drugs=responses.drugs,
+        source_response=responses.source,
+        target_response=responses.target,
+        source_kind=config.source_kind,
+        target_kind=config.target_kind,
+        thresholds=responses.thresholds,
+        groups=groups,
+        source_confounder=confounders[0],
+        target_confounder=confounders[1],
+        confounder_names=confounders[2],
+        ceiling={drug: value for drug, value in given.ceiling.items() if drug in responses.drugs},
+        lines=lines,
+        left_out=left_out,
+    )
 
-    drugs = matching_drugs(config.drugs, given.source_response, given.target_response)
-    source_response, lost, said = response_matrix(given.source_response, source.samples, drugs, "source")
-    left_out, lines = left_out + lost, lines + said
-    target_response = np.full((len(target.samples), len(drugs)), np.nan)
+
+class _Responses(NamedTuple):
+    """Of N source and M target samples, to the D drugs that are modelled."""
+
+    drugs: tuple[str, ...]
+    source: np.ndarray  # float64 [N, D]
+    target: np.ndarray  # float64 [M, D]
+    thresholds: np.ndarray | None  # float64 [D]
+    lines: list[str]  # for the user
+
+
+def _match_responses(
+    config: ResponseConfig, given: _Input, source: np.ndarray, target: np.ndarray, left_out: list[LeftOut]
+) -> _Responses:
+    """The responses of these samples; what takes no part is appended to ``left_out``."""
+    drugs, lost, lines = matching_drugs(config.drugs, given.source_response, given.target_response)
+    source_response, strangers, said = response_matrix(given.source_response, source, drugs, "source")
+    left_out += lost + strangers
+    lines += said
+    target_response = np.full((len(target), len(drugs)), np.nan)
     if given.target_response is not None:
-        target_response, lost, said = response_matrix(given.target_response, target.samples, drugs, "target")
-        left_out, lines = left_out + lost, lines + said
+        target_response, strangers, said = response_matrix(given.target_response, target, drugs, "target")
+        left_out += strangers
+        lines += said
     thresholds = _thresholds(config, drugs)
     kept, refused = _usable_drugs(config, drugs, source_response, thresholds)
     left_out += refused
@@ -279,28 +351,43 @@ def _assemble(config: ResponseConfig, given: _Input, lines: list[str], left_out:
                 f"  {drugs[i]}: {int(np.isfinite(source_response[:, i]).sum())} source samples; "
                 f"{len(known)} target samples with a response, {int(known.sum())} of them respond"
             )
-    confounders = _confounders(given, source.samples, target.samples, lines, left_out)
-    known_group = {name: i for i, name in enumerate(given.target.samples)}
-    return Study(
-        genes=source.genes,
-        source_samples=source.samples,
-        target_samples=target.samples,
-        source=scaled_source,
-        target=scaled_target,
-        drugs=tuple(drugs[i] for i in kept),
-        source_response=source_response[:, kept],
-        target_response=target_response[:, kept],
-        source_kind=config.source_kind,
-        target_kind=config.target_kind,
-        thresholds=None if thresholds is None else thresholds[kept],
-        groups=None if given.groups is None else given.groups[[known_group[name] for name in target.samples]],
-        source_confounder=confounders[0],
-        target_confounder=confounders[1],
-        confounder_names=confounders[2],
-        ceiling=given.ceiling,
-        lines=lines,
-        left_out=left_out,
+    return _Responses(
+        tuple(drugs[i] for i in kept),
+        source_response[:, kept],
+        target_response[:, kept],
+        None if thresholds is None else thresholds[kept],
+        lines,
     )
+
+
+def _measured_rows(config: ResponseConfig, response: np.ndarray) -> np.ndarray:
+    """Bool [M]: target samples that decide about the scale: where a protocol is inductive, those without a response.
+
+    Both protocols of a run share one matrix; to leave a few samples out costs the transductive one little.
+
+    Raises:
+      DataError: none is left.
+    """
+    rows = np.ones(len(response), bool)
+    if "inductive" in config.protocols:
+        rows = ~np.any(np.isfinite(response), 1)
+        if not rows.any():
+            raise DataError("response.protocols: inductive: every target sample has a response, none is left")
+    return rows
+
+
+def _groups(
+    config: ResponseConfig, given: _Input, samples: np.ndarray, lines: list[str], left_out: list[LeftOut]
+) -> np.ndarray | None:
+    """The groups of the target samples that are left, empty where the cell is."""
+    if given.groups is None:
+        return None
+    of_sample = dict(zip(given.target.samples, given.groups, strict=True))
+    groups = np.array([of_sample[name] for name in samples], dtype=object)
+    if nowhere := int(np.sum(groups == "")):
+        lines.append(f"  {nowhere} target samples without {config.group_column}: in no group")
+        left_out += [LeftOut("target sample", name, f"no {config.group_column}") for name in samples[groups == ""]]
+    return groups
 
 
 def _thresholds(config: ResponseConfig, drugs: list[str]) -> np.ndarray | None:
@@ -320,14 +407,32 @@ def _usable_drugs(
         threshold = None if thresholds is None else float(thresholds[i])
         if threshold is not None and np.isnan(threshold):
             problem = "no threshold is given"
+        elif not np.isfinite(values).any():
+            problem = "no source sample with expression has a response"
         else:
-            whole = float(np.nanmedian(values)) if threshold is None and np.isfinite(values).any() else threshold
+            whole = float(np.nanmedian(values)) if threshold is None else threshold
             problem = class_problem(label_of(values, config.source_kind, whole))
+            problem = problem or _fold_problem(config, values, threshold)
         if problem:
             refused.append(LeftOut("drug", drug, problem))
         else:
             kept.append(i)
     return kept, refused
+
+
+def _fold_problem(config: ResponseConfig, values: np.ndarray, threshold: float | None) -> str | None:
+    """Where a classifier would see one class only, as with many values tied at a median; None if nowhere."""
+    for seed in range(config.seed, config.seed + config.seeds):
+        fold = fold_of_samples(values, config.folds, seed)
+        for held in range(config.folds):
+            label = fold_labels(values, config.source_kind, fold, held, threshold)[(fold >= 0) & (fold != held)]
+            sensitive = int(label.sum())
+            if sensitive in (0, len(label)):
+                return (
+                    f"{sensitive} sensitive and {len(label) - sensitive} resistant source samples train without fold "
+                    f"{held} of seed {seed}; both classes are needed; values are tied at the threshold"
+                )
+    return None
 
 
 def _confounders(

@@ -1,6 +1,6 @@
 """What stands beside the pre-trained encoders, and how all of them are measured on patients."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,12 @@ _FEWEST_IN_GROUP = 5  # of responders, and of others, for a result within a grou
 
 
 def elastic_net_scores(
-    x: np.ndarray, label: np.ndarray, fold: np.ndarray, held: np.ndarray, others: np.ndarray
+    x: np.ndarray,
+    label: np.ndarray,
+    fold: np.ndarray,
+    held: np.ndarray,
+    others: np.ndarray,
+    look: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logistic regressions with an elastic net penalty, one for each column, all fitted together.
 
@@ -37,6 +42,7 @@ def elastic_net_scores(
       fold: int [R, N], -1 where there is no label.
       held: int [R], the fold that chooses the penalty.
       others: float32 [M, G], profiles to score too.
+      look: called after every penalty; what it raises ends the fit.
 
     Returns:
       Probabilities float32 [R, N] and [R, M].
@@ -44,54 +50,71 @@ def elastic_net_scores(
     train = (fold >= 0) & (fold != held[:, None])
     chosen = fold == held[:, None]
     y = np.where(train | chosen, label, 0.0)
-    weights, biases = _elastic_net_path(jnp.asarray(x), jnp.asarray(y.T, jnp.float32), jnp.asarray(train.T))
-    logits = np.einsum("ng,pgr->prn", x, np.asarray(weights)) + np.asarray(biases)[:, :, None]
+    weights, biases = _elastic_net_path(jnp.asarray(x), jnp.asarray(y.T, jnp.float32), jnp.asarray(train.T), look)
+    logits = np.einsum("ng,pgr->prn", x, weights) + biases[:, :, None]
     entropy = np.logaddexp(0.0, logits) - y[None] * logits
     loss = np.where(chosen[None], entropy, 0.0).sum(-1) / chosen.sum(-1)
     best = loss.argmin(0)
     rows = np.arange(len(best))
-    scores = (
-        np.einsum("mg,rg->rm", others, np.asarray(weights)[best, :, rows]) + np.asarray(biases)[best, rows][:, None]
-    )
+    scores = np.einsum("mg,rg->rm", others, weights[best, :, rows]) + biases[best, rows][:, None]
     sigmoid = lambda z: (1.0 / (1.0 + np.exp(-np.clip(z, -60, 60)))).astype(np.float32)
     return sigmoid(logits[best, rows]), sigmoid(scores)
 
 
-@jax.jit
-def _elastic_net_path(x: Array, y: Array, train: Array) -> tuple[Array, Array]:
+def _elastic_net_path(x: Array, y: Array, train: Array, look: Callable[[], None]) -> tuple[np.ndarray, np.ndarray]:
     """Weights [P, G, R] and biases [P, R] for x [N, G], y [N, R], train [N, R]; each penalty starts from the last."""
     count = jnp.sum(train, 0)
     spectral = jnp.linalg.norm(x, 2) ** 2  # of all rows: an upper bound for those of any training part
-    step = 4.0 * jnp.min(count) / (spectral + len(x))
+    step = 4.0 * count / (spectral + len(x))
     mean = jnp.sum(jnp.where(train, y, 0.0), 0) / count
     gradient_at_0 = x.T @ jnp.where(train, mean[None] - y, 0.0) / count[None]
     largest = jnp.max(jnp.abs(gradient_at_0), 0) / L1_SHARE
+    solution = (jnp.zeros((x.shape[1], y.shape[1])), jnp.log(mean / (1.0 - mean)))
+    path = []
+    for share in _PENALTIES:
+        solution = _elastic_net(x, y, train, step, share * largest, solution)
+        path.append(jax.device_get(solution))
+        look()
+    weights, biases = zip(*path, strict=True)
+    return np.stack(weights), np.stack(biases)
 
-    def fit(start, share):
-        penalty = share * largest[None]
 
-        def descend(state, _):
-            (w, b), (previous_w, previous_b), t = state
-            following = 0.5 * (1.0 + jnp.sqrt(1.0 + 4.0 * t * t))
-            ahead = (t - 1.0) / following
-            v, c = w + ahead * (w - previous_w), b + ahead * (b - previous_b)
-            error = jnp.where(train, jax.nn.sigmoid(x @ v + c[None]) - y, 0.0) / count[None]
-            moved = v - step * (x.T @ error)
-            shrunk = jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - step * penalty * L1_SHARE, 0.0)
-            shrunk = shrunk / (1.0 + step * penalty * (1.0 - L1_SHARE))
-            return ((shrunk, c - step * jnp.sum(error, 0)), (w, b), following), None
+@jax.jit
+def _elastic_net(
+    x: Array, y: Array, train: Array, step: Array, penalty: Array, start: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """Weights [G, R] and biases [R] for penalties [R], with steps [R] of each column's own."""
+    count = jnp.sum(train, 0)
+    threshold = (step * penalty * L1_SHARE)[None]
+    shrinkage = (1.0 + step * penalty * (1.0 - L1_SHARE))[None]
 
-        (solution, _, _), _ = jax.lax.scan(descend, (start, start, 1.0), length=_ITERATIONS)
-        return solution, solution
+    def descend(state, _):
+        (w, b), (previous_w, previous_b), t = state
+        following = 0.5 * (1.0 + jnp.sqrt(1.0 + 4.0 * t * t))
+        ahead = (t - 1.0) / following
+        v, c = w + ahead * (w - previous_w), b + ahead * (b - previous_b)
+        error = jnp.where(train, jax.nn.sigmoid(x @ v + c[None]) - y, 0.0) / count[None]
+        moved = v - step[None] * (x.T @ error)
+        shrunk = jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - threshold, 0.0) / shrinkage
+        return ((shrunk, c - step * jnp.sum(error, 0)), (w, b), following), None
 
-    nothing = (jnp.zeros((x.shape[1], y.shape[1])), jnp.log(mean / (1.0 - mean)))
-    return jax.lax.scan(fit, nothing, jnp.asarray(_PENALTIES, jnp.float32))[1]
+    (solution, _, _), _ = jax.lax.scan(descend, (start, start, 1.0), length=_ITERATIONS)
+    return solution
 
 
 def forest_scores(
-    x: np.ndarray, label: np.ndarray, fold: np.ndarray, held: np.ndarray, others: np.ndarray, seed: int
+    x: np.ndarray,
+    label: np.ndarray,
+    fold: np.ndarray,
+    held: np.ndarray,
+    others: np.ndarray,
+    seed: int,
+    look: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Random forests, one for each of R columns; arguments and results as ``elastic_net_scores``."""
+    """Random forests, one for each of R columns; arguments and results as ``elastic_net_scores``.
+
+    ``look`` is called after every forest.
+    """
     own, foreign = [], []
     for i in range(len(label)):
         train = (fold[i] >= 0) & (fold[i] != held[i])
@@ -100,6 +123,7 @@ def forest_scores(
         both = np.asarray(model.predict_proba(np.concatenate([x, others])), np.float32)[:, 1]
         own.append(both[: len(x)])
         foreign.append(both[len(x) :])
+        look()
     return np.stack(own), np.stack(foreign)
 
 
@@ -160,9 +184,12 @@ def _interval(name: str, label: np.ndarray, score: np.ndarray, resamples: int, s
 def within_groups(
     response: np.ndarray, score: np.ndarray, groups: np.ndarray, bootstrap: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """``target_metrics`` of labels within each group (such as a cancer type) with five responders and five others."""
+    """``target_metrics`` of labels within each group (such as a cancer type) with five responders and five others.
+
+    A sample with an empty group is in none.
+    """
     results = {}
-    for name in sorted(set(groups)):
+    for name in sorted(set(groups) - {""}):
         rows = (groups == name) & np.isfinite(response)
         responders = int(response[rows].sum())
         if min(responders, rows.sum() - responders) >= _FEWEST_IN_GROUP:

@@ -7,6 +7,7 @@ learning rate; what stays frozen is again computed once.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import flax.linen as nn
@@ -149,7 +150,7 @@ def _fit_group(
         phase = [_slower(replica, config.decay**level) for replica in replicas]
         fit = fit_vectors(
             model,
-            _init(model, inputs[0].shape[-1]),
+            _init(model, inputs[0].shape[-1]),  # pyright: ignore[reportArgumentType] (a module is hashable)
             inputs[0].reshape(-1, inputs[0].shape[-1]),
             phase,
             _training(config),
@@ -171,6 +172,7 @@ def _fit_group(
     return HeadFit(**best)
 
 
+@lru_cache(maxsize=8)  # one function for equal models, so that ``fit_vectors`` compiles it once
 def _init(model: ResponseHead, width: int) -> Callable[[Array], Any]:
     x, mask = jnp.zeros((1, width)), jnp.ones(1, bool)
     return lambda seed: {**model.init(jax.random.PRNGKey(seed), x, mask, train=False), "batch_stats": {}}

@@ -115,7 +115,8 @@ def pretrain(
       confounders: number of categories, for adae.
       folder: snapshots and the state under way are kept here.
       stopped: receives signals; the state is saved at the next look, and ``Interrupted`` raised.
-      start: for codeae_adv, the snapshot of codeae_base that holds every ``setting.base``.
+      start: for codeae_adv, the snapshot of codeae_base that holds every ``setting.base``; what failed there has
+        failed here.
 
     Raises:
       NonFiniteLoss: every setting has failed.
@@ -250,14 +251,14 @@ def _programs(
         tx = make_rmsprop()
         rows = np.array([start.settings.index(setting.base) for setting in settings])
         pretrained = jax.tree.map(lambda x: x[rows], start.params)
+        failed = start.failed[rows].astype(np.int32)  # what did not survive the reconstruction is no start
 
-        def begin(seed, hyper, params):
+        def begin(seed, hyper, params, failed):
+            model = _state(params, tx, seed, hyper).replace(first_bad=failed)
             critic = _state(fresh(seed)["adversary"], tx, seed, hyper)
-            return AdversarialState(
-                _state(params, tx, seed, hyper), critic.replace(rng=jax.random.fold_in(critic.rng, 2))
-            )
+            return AdversarialState(model, critic.replace(rng=jax.random.fold_in(critic.rng, 2)))
 
-        state = jax.jit(jax.vmap(begin))(seeds, hyper, pretrained)
+        state = jax.jit(jax.vmap(begin))(seeds, hyper, pretrained, failed)
         make_step = lambda profiles: make_adversarial_step(profiles, tx, config)
     else:
         tx = make_optimizer(TrainingConfig(optimizer="adamw", weight_decay=config.weight_decay), 1)

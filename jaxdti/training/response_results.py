@@ -158,13 +158,13 @@ def _predictions(study: Study, entries: Sequence[Entry]) -> pa.Table:
                 "response": pa.array(response, mask=np.isnan(response)),
             }
             if study.groups is not None:
-                columns["group"] = pa.array(list(study.groups))
+                columns["group"] = pa.array([group or None for group in study.groups])
             parts.append(pa.table(columns))
     return pa.concat_tables(parts).unify_dictionaries()
 
 
 def _embedding_rows(study: Study, source: Domain, target: Domain) -> pa.Table:
-    """Sample, domain, and its codes by the first setting as lists of float32."""
+    """Sample, domain, and its codes by the first setting that has not failed as lists of float32."""
     columns: dict[str, Any] = {
         "sample": [*study.source_samples, *study.target_samples],
         "domain": ["source"] * len(study.source_samples) + ["target"] * len(study.target_samples),
@@ -233,8 +233,8 @@ def show_response(summary: dict[str, Any], study: Study, output: Path) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    if study.ceiling:
-        print(f"the truth itself: mean AUROC {np.nanmean(list(study.ceiling.values())):.3f}")
+    if ceilings := [value for value in study.ceiling.values() if np.isfinite(value)]:
+        print(f"the truth itself: mean AUROC {np.mean(ceilings):.3f}")
     print(
         "means are over drugs, first of single seeds, then of the mean score over seeds and folds, as are drug columns"
     )

@@ -1,5 +1,6 @@
 """A drug response run: its directory, from the tables to predictions for every patient."""
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from jaxdti.training.response_pretraining import (
     settings_of,
 )
 from jaxdti.training.response_results import Entry, write_response_results
-from jaxdti.training.run import check_unchanged, create_directory, describe_environment, is_free
+from jaxdti.training.run import _check_directory, check_unchanged, create_directory, describe_environment
 from jaxdti.training.signals import stop_signals
 
 __all__ = ["Interrupted", "NonFiniteLoss", "respond", "resume_response"]
@@ -53,25 +54,32 @@ def respond(config: Config, output: Path, *, overwrite: bool = False) -> dict[st
     from), summary.json, results.csv, predictions.parquet, embeddings/ and embeddings.png.
 
     Raises:
-      DataError: the data are unfit, or ``output`` exists and is not to be overwritten.
-      NonFiniteLoss: all settings of a method have failed.
+      DataError: the data are unfit, ``output`` exists and is not to be overwritten, or a key would be ignored.
+      NonFiniteLoss: all settings of a method have failed, or no method is left.
       Interrupted: a signal arrived; ``resume_response`` goes on.
     """
-    if not is_free(output):
-        if not overwrite:
-            raise DataError(f"{output}: already exists; give another --output, or --overwrite, or --resume {output}")
-        if not (output / "config.yaml").is_file():
-            raise DataError(
-                f"{output}: is not a run directory (no config.yaml); --overwrite would delete foreign files"
-            )
+    if not config.output.baselines:
+        raise DataError("output.baselines=false: name the baselines in response.baselines, [] for none")
+    _check_directory(output, overwrite)
     study = load_study(config.response)  # before anything is deleted
-    _target_rows(config.response, study)
-    create_directory(output)
-    save_config(config, output / "config.yaml")
-    write_json(output / "data.json", {"sha256": study.identity(), "drugs": list(study.drugs), "summary": study.lines})
-    columns = {name: [getattr(item, name) for item in study.left_out] for name in ("what", "name", "reason")}
-    write_table(pa.table(columns, pa.schema([(name, pa.string()) for name in columns])), output / "left_out.csv")
+    if "adae" in config.response.methods and not study.confounder_names:
+        raise DataError("response.methods: adae needs a known confounder; name a table with response.confounders")
+    _begin(config, output, study)
     return _run(config, output, study)
+
+
+def _begin(config: Config, output: Path, study: Study) -> None:
+    """A new directory with all that resuming needs; what an error or a signal leaves unfinished is removed."""
+    create_directory(output)
+    data = {"sha256": study.identity(), "drugs": list(study.drugs), "summary": study.lines}
+    columns = {name: [getattr(item, name) for item in study.left_out] for name in ("what", "name", "reason")}
+    try:
+        save_config(config, output / "config.yaml")
+        write_json(output / "data.json", data)
+        write_table(pa.table(columns, pa.schema([(name, pa.string()) for name in columns])), output / "left_out.csv")
+    except BaseException:
+        shutil.rmtree(output, ignore_errors=True)
+        raise
 
 
 def resume_response(run: Path) -> dict[str, Any]:
@@ -104,7 +112,10 @@ def _run(config: Config, output: Path, study: Study) -> dict[str, Any]:
         snapshots = _pretrain_all(config.response, study, output / "pretraining", stopped)
         for method in config.response.methods:
             entries += _method_entries(config.response, study, method, snapshots[method], output / "stages", stopped)
-        codes = {m: _codes(study, snapshots[m][-1], m) for m in config.response.methods}
+        if not entries:
+            raise NonFiniteLoss("no method is left: of each, every setting of a seed has failed")
+        found = {m: _codes(study, snapshots[m][-1], m) for m in config.response.methods}
+    codes = {method: domains for method, domains in found.items() if len(domains[0]["shared"])}
     accuracy = {m: _accuracies(*domains) for m, domains in codes.items()}
     seconds = time.perf_counter() - started
     return write_response_results(config, output, study, entries, codes, accuracy, seconds)
@@ -131,7 +142,7 @@ def _pretrain_all(config: ResponseConfig, study: Study, folder: Path, stopped: l
     if ADVERSARIAL in config.methods:
         methods += [ADVERSARIAL] if BASE in methods else [BASE, ADVERSARIAL]
     snapshots: dict[str, list[Snapshot]] = {}
-    rows = _target_rows(config, study)
+    rows = _target_rows(study)
     for method in methods:
         start = snapshots[BASE][-1] if method == ADVERSARIAL else None
         snapshots[method] = pretrain(
@@ -148,19 +159,9 @@ def _pretrain_all(config: ResponseConfig, study: Study, folder: Path, stopped: l
     return snapshots
 
 
-def _target_rows(config: ResponseConfig, study: Study) -> dict[str, np.ndarray]:
-    """Protocol -> rows of the target profiles that pre-training sees.
-
-    Raises:
-      DataError: a protocol leaves none, or a method needs a confounder that is not known.
-    """
-    if "adae" in config.methods and not study.confounder_names:
-        raise DataError("response.methods: adae needs a known confounder; name a table with response.confounders")
-    rows = {"transductive": np.arange(len(study.target)), "inductive": np.flatnonzero(~study.labelled)}
-    for protocol in config.protocols:
-        if not len(rows[protocol]):
-            raise DataError(f"response.protocols: {protocol}: every target sample has a response, none is left")
-    return rows
+def _target_rows(study: Study) -> dict[str, np.ndarray]:
+    """Protocol -> rows of the target profiles that pre-training sees."""
+    return {"transductive": np.arange(len(study.target)), "inductive": np.flatnonzero(~study.labelled)}
 
 
 def _method_entries(
@@ -230,7 +231,10 @@ def _select(
     protocol: str,
     seed: int,
 ) -> _Choice | None:
-    candidates = [i for i, (s, _) in enumerate(owners) if s.protocol == protocol and s.seed == seed]
+    finite = [
+        np.isfinite(own).all() and np.isfinite(other).all() for own, other in zip(fit.source, fit.target, strict=True)
+    ]
+    candidates = [i for i, (s, _) in enumerate(owners) if s.protocol == protocol and s.seed == seed and finite[i]]
     if not candidates:
         return None
     fold, label = study_folds(study, config.folds, seed)
@@ -263,69 +267,78 @@ def _entry(method: str, protocol: str, choices: Sequence[_Choice]) -> Entry:
 
 def _baselines(config: ResponseConfig, study: Study, folder: Path, stopped: list[int]) -> list[Entry]:
     """Models of the raw genes on the same folds."""
-    entries = []
+    entries, look = [], _look(stopped)
     for name in config.baselines:
         if name == "mlp":
             encoders = [Encoder(name, seed, None) for seed in _seeds(config)]
             fit = _heads(study, encoders, config, f"raw_{name}", folder, stopped)
-            source, target = fit.source, fit.target
+            scores = list(zip(fit.source, fit.target, strict=True))
         else:
-            source, target = _raw_scores(config, study, name, folder / f"raw_{name}.npz")
+            scores = [_raw_scores(config, study, name, seed, folder, look) for seed in _seeds(config)]
         choices = []
-        for i, seed in enumerate(_seeds(config)):
+        for seed, (source, target) in zip(_seeds(config), scores, strict=True):
             fold, label = study_folds(study, config.folds, seed)
-            validation = [validation_auroc(label[d], fold[d], source[i, d]) for d in range(len(study.drugs))]
-            choices.append(_Choice(target[i], np.array(validation), [{} for _ in study.drugs]))
+            validation = [validation_auroc(label[d], fold[d], source[d]) for d in range(len(study.drugs))]
+            choices.append(_Choice(target, np.array(validation), [{} for _ in study.drugs]))
         entries.append(_entry(name, NO_PRETRAINING, choices))
-        _look(stopped)()
+        look()
     return entries
 
 
-def _raw_scores(config: ResponseConfig, study: Study, name: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Scores [S, D, F, N] and [S, D, F, M] of an elastic net or a forest."""
+def _raw_scores(
+    config: ResponseConfig, study: Study, name: str, seed: int, folder: Path, look: Callable[[], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [D, F, N] and [D, F, M] of an elastic net or a forest, read from ``folder`` where they are finished."""
+    path = folder / f"raw_{name}_{seed}.npz"
     if path.is_file():
         with np.load(path) as stored:
             return stored["source"], stored["target"]
     began, folds, drugs = time.perf_counter(), config.folds, len(study.drugs)
-    source, target = [], []
-    for seed in _seeds(config):
-        fold, label = study_folds(study, folds, seed)
-        arguments = (
-            study.source,
-            label.reshape(drugs * folds, -1),
-            np.repeat(fold, folds, 0),
-            np.tile(np.arange(folds), drugs),
-            study.target,
-        )
-        own, other = elastic_net_scores(*arguments) if name == "elastic_net" else forest_scores(*arguments, seed)
-        source.append(own.reshape(drugs, folds, -1))
-        target.append(other.reshape(drugs, folds, -1))
-    scores = np.stack(source), np.stack(target)
-    save_arrays(path, {"source": scores[0], "target": scores[1]})
-    say(f"{name}: {config.seeds * drugs * folds} models, {time.perf_counter() - began:.1f} s")
-    return scores
+    fold, label = study_folds(study, folds, seed)
+    arguments = (
+        study.source,
+        label.reshape(drugs * folds, -1),
+        np.repeat(fold, folds, 0),
+        np.tile(np.arange(folds), drugs),
+        study.target,
+    )
+    if name == "elastic_net":
+        scores = elastic_net_scores(*arguments, look)
+    else:
+        scores = forest_scores(*arguments, seed, look)
+    source, target = (values.reshape(drugs, folds, -1) for values in scores)
+    save_arrays(path, {"source": source, "target": target})
+    say(f"{name}, seed {seed}: {drugs * folds} models, {time.perf_counter() - began:.1f} s")
+    return source, target
 
 
 Domain = dict[str, np.ndarray]  # kind of code -> float32 [models, samples, D]
 
 
 def _codes(study: Study, snapshot: Snapshot, method: str) -> tuple[Domain, Domain]:
-    """Codes of source and target by the last snapshot of every setting: shared; private and joined if there are any."""
+    """Codes of source and target by the last snapshot: shared; private and joined if there are any.
+
+    Settings that have failed, or whose encoders give no finite output, have no row.
+    """
     x, y = jnp.asarray(study.source), jnp.asarray(study.target)
     names = {"shared": ("encoder", "encoder")}
     if method in SEPARATING:
         names["private"] = ("private_source", "private_target")
     domains: tuple[Domain, Domain] = ({}, {})
+    left = snapshot.failed < 0
     for kind, encoders in names.items():
         for domain, inputs, encoder in zip(domains, (x, y), encoders, strict=True):
             outputs = jax.lax.map(lambda p, inputs=inputs: encoder_output(p, inputs), snapshot.params[encoder])
             domain[kind] = np.asarray(jnp.split(outputs, 2, -1)[0] if method == "vae" else normalise(outputs))
-    if "private" in names:
-        for domain in domains:
+            left = left & np.isfinite(outputs).all((1, 2))
+    for domain in domains:
+        for kind, values in domain.items():
+            domain[kind] = values[left]
+        if "private" in domain:
             domain["joined"] = np.concatenate([domain["private"], domain["shared"]], -1)
     return domains
 
 
 def _accuracies(source: Domain, target: Domain) -> dict[str, list[float]]:
-    """Kind of code -> accuracy of a domain classifier for each setting."""
+    """Kind of code -> accuracy of a domain classifier for each setting that is left."""
     return {kind: [domain_accuracy(a, b) for a, b in zip(source[kind], target[kind], strict=True)] for kind in source}

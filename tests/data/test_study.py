@@ -90,6 +90,24 @@ def test_a_clean_study_is_read_whole(tables):
     np.testing.assert_array_equal(study.target_response[:, 0], np.arange(30) % 2)
 
 
+def test_the_domains_may_name_samples_and_drugs_differently(tables):
+    expected = tables.load()
+    for name, old, new in (
+        ("source", "cell", "line"),
+        ("source_response", "cell", "line"),
+        ("source_response", "drug", "d"),
+    ):
+        columns = getattr(tables, name)
+        setattr(tables, name, {new: columns.pop(old), **columns})
+    tables.settings |= {"sample_column": "line", "drug_column": "d"}
+    assert tables.load().identity() == expected.identity()
+    tables.settings["sample_column"] = "lime"
+    assert tables.error() == (
+        "response.sample_column='lime': no table has such a column: source.csv, target.tsv, source_response.csv, "
+        "target_response.csv"
+    )
+
+
 def test_parquet_gives_the_same_study(tables):
     expected = tables.load()
     path = tables.folder / "source.parquet"
@@ -143,7 +161,14 @@ def test_a_gene_that_many_samples_lack_is_an_error(tables):
     )
 
 
-@pytest.mark.parametrize("cell, message", [("high", "'high'; a number is expected"), ("inf", "infinite")])
+@pytest.mark.parametrize(
+    "cell, message",
+    [
+        ("high", "'high'; a number is expected"),
+        ("inf", "infinite"),
+        ("-1e300", "-1e+300; a number of at most 3.4e+38 is expected"),
+    ],
+)
 def test_a_cell_that_is_no_number_is_an_error(tables, cell, message):
     tables.target["EGFR"][2] = cell
     assert tables.error().startswith("target.tsv: EGFR of 'P002' is ") and message in tables.error()
@@ -153,6 +178,22 @@ def test_constant_genes_are_left_out_and_listed(tables):
     tables.target["MYC"] = ["2.5"] * len(PATIENTS)
     study = tables.load()
     assert left_out(study, "gene") == {"MYC": "constant in the target"} and "MYC" not in study.genes
+
+
+def test_inductive_takes_nothing_from_samples_with_a_response(tables):
+    """Neither scale nor constant genes: the pre-trained models would know of them."""
+    tables.target_response = {name: column[:10] for name, column in tables.target_response.items()}
+    tables.target["MYC"] = ["1.5"] + ["2.5"] * 29  # varies by a patient with a response alone
+    assert "MYC" in tables.load().genes
+    tables.settings["protocols"] = ("transductive", "inductive")
+    study = tables.load()
+    assert left_out(study, "gene") == {"MYC": "constant in the target"}
+    np.testing.assert_allclose(study.target[10:].mean(0), 0.0, atol=1e-6)
+    np.testing.assert_allclose(study.target[10:].std(0), 1.0, rtol=1e-5)
+    assert "  inductive: scale and constant genes of the target by its 20 samples without a response" in study.lines
+    tables.target["TP53"][:10] = ["99"] * 10
+    moved = tables.load()
+    np.testing.assert_array_equal(moved.target[10:], study.target[10:])
 
 
 def test_a_sample_twice_is_an_error(tables):
@@ -200,6 +241,15 @@ def test_five_labelled_samples_are_too_few_and_other_drugs_go_on(tables):
         "Beta": "2 sensitive and 3 resistant source samples; at least 20 of each are needed"
     }
     assert any("drug Beta left out" in line for line in study.lines)
+
+
+def test_a_drug_with_one_class_in_a_training_fold_is_left_out_with_the_counts(tables):
+    """Half the values are tied at the least; where six folds have 26 of them in 51 samples, that is the median."""
+    tables.settings["folds"] = 7
+    tables.source_response["ln_IC50"] = ["0.5"] * 30 + [f"{1 + i}" for i in range(30)]
+    error = tables.error()
+    assert "Alpha: 0 sensitive and 51 resistant source samples train without fold " in error
+    assert error.endswith("both classes are needed; values are tied at the threshold")
 
 
 def test_a_missing_threshold_is_not_replaced(tables):
@@ -284,6 +334,21 @@ def test_a_binary_response_that_is_not_binary_is_an_error(tables):
     assert tables.error().startswith("target_response.csv: responder of 'P000' is 2; 1 (responds) or 0 is expected")
 
 
+def test_labels_read_as_ln_ic50_are_an_error(tables):
+    """As continuous values, 1 = responds would become label 0."""
+    tables.source_response = {"cell": list(LINES), "drug": ["Alpha"] * 60, "response": ["0", "1"] * 30}
+    assert tables.error() == (
+        "source_response.csv: each of 60 values of response is 0 or 1, as labels are; with "
+        "response.source_kind=continuous a low value means responds: set response.source_kind=binary for labels "
+        "(1 = responds)"
+    )
+    tables.settings["source_kind"] = "binary"
+    np.testing.assert_array_equal(tables.load().source_response[:, 0], np.arange(60) % 2)
+    tables.settings["target_kind"] = "continuous"
+    tables.target_response["response"] = tables.target_response.pop("responder")
+    assert "each of 30 values of response is 0 or 1" in tables.error()
+
+
 def test_unknown_drugs_are_an_error(tables):
     tables.settings["drugs"] = ("Omega",)
     assert tables.error() == "response.drugs: 'Omega' has no source response; the source has Alpha, ..."
@@ -298,6 +363,66 @@ def test_groups_and_confounders(tables):
     assert study.groups.tolist() == tables.target["cancer"] and study.confounder_names == ("f", "m")
     assert study.source_confounder[0] == -1 and set(study.target_confounder) == {0, 1}
     assert left_out(study, "source sample") == {"L000": "no confounder"}
+    before = study.identity()
+    path.write_text(path.read_text().replace(",f", ",g"))  # same numbers, another name
+    assert tables.load().identity() != before
+    path.write_text(path.read_text().replace(",g", ",f"))
+    tables.target["cancer"][0] = ""
+    study = tables.load()
+    assert study.identity() != before and study.groups[0] == ""
+    assert "  1 target samples without cancer: in no group" in study.lines
+    assert left_out(study, "target sample") == {"P000": "no cancer"}
+
+
+def test_drugs_of_one_domain_only_are_left_out_and_listed(tables):
+    for name, cell in (("cell", "L000"), ("drug", "Gamma"), ("ln_IC50", "1")):
+        tables.source_response[name].append(cell)
+    tables.target_response["drug"][4:6] = ["Beta", "beta"]
+    study = tables.load()
+    assert study.drugs == ("Alpha",)
+    assert left_out(study, "drug") == {"Gamma": "no target response", "Beta": "no source response"}
+    assert "  1 drugs only in the source responses, left out: Gamma" in study.lines
+    assert "  1 drugs only in the target responses, left out: Beta" in study.lines
+    tables.settings["drugs"] = ("Alpha",)  # the others were not asked for
+    assert not tables.load().left_out
+
+
+def test_a_drug_in_two_spellings_is_modelled_once(tables):
+    tables.source_response["drug"][1::2] = ["ALPHA"] * 30
+    tables.settings["drugs"] = ("alpha", "ALPHA")
+    study = tables.load()
+    assert study.drugs == ("Alpha",) and np.isfinite(study.source_response).all()
+    assert "  response.drugs names 1 drugs again: modelled once" in study.lines
+    tables.settings |= {"drugs": (), "target_response": None}
+    assert tables.load().drugs == ("Alpha",)
+
+
+def test_a_drug_measured_in_unknown_samples_only_is_left_out(tables):
+    for i in range(3):
+        for name, cell in (("cell", f"ACH-{i}"), ("drug", "Beta"), ("ln_IC50", "1.5")):
+            tables.source_response[name].append(cell)
+    tables.target_response["drug"][0] = "Beta"
+    study = tables.load()
+    assert study.drugs == ("Alpha",)
+    assert left_out(study, "drug") == {"Beta": "no source sample with expression has a response"}
+
+
+def test_contradicting_thresholds_are_an_error_and_repeated_ones_are_not(tables):
+    path = tables.folder / "thresholds.csv"
+    tables.settings["thresholds"] = str(path)
+    path.write_text("drug,threshold\nalpha,0\nBeta,\nALPHA,0\n")
+    assert tables.load().thresholds.tolist() == [0.0]
+    path.write_text("drug,threshold\nalpha,0\nBeta,\nALPHA,0.5\n")
+    assert tables.error() == (
+        "thresholds.csv: data rows 1 and 3: threshold of 'alpha' is 0.0 and 0.5; one value is expected"
+    )
+
+
+def test_contradicting_confounders_are_an_error(tables):
+    path = tables.folder / "sex.csv"
+    tables.settings["confounders"] = str(path)
+    path.write_text("sample,sex\nL000,f\nL001,m\nL000,\nL001,f\n")
+    assert tables.error() == "sex.csv: data rows 2 and 4: sex of 'L001' is 'm' and 'f'; one value is expected"
 
 
 @pytest.mark.parametrize("missing", ["source_expression", "target_expression", "source_response"])
@@ -310,19 +435,53 @@ def test_a_table_that_is_not_named_is_an_error(missing):
 def test_scales():
     rng = np.random.default_rng(0)
     source, target = rng.random((40, 3)) + 5, rng.random((30, 3)) * 4
-    x, y, lines = standardise(source, target, log=False, scale="source", clip=None)
+    rows = np.arange(30) < 20
+    x, y, lines = standardise(source, target, log=False, scale="source", clip=None, rows=rows)
     np.testing.assert_allclose(y, (target - source.mean(0)) / source.std(0), rtol=1e-5)
-    x, y, lines = standardise(source, target, log=True, scale="none", clip=1.0)
+    y = standardise(source, target, log=False, scale="domain", clip=None, rows=rows)[1]
+    np.testing.assert_allclose(y, (target - target[:20].mean(0)) / target[:20].std(0), rtol=1e-5, atol=1e-6)
+    x, y, lines = standardise(source, target, log=True, scale="none", clip=1.0, rows=rows)
     np.testing.assert_allclose(y, np.minimum(np.log1p(target), 1.0), rtol=1e-6)
     assert x.max() == 1.0 and lines[0].startswith("clipped at 1: 100.00% of the source")
     with pytest.raises(DataError, match="the lowest expression is -1; counts"):
-        standardise(source - source.min() - 1, target, log=True, scale="none", clip=None)
+        standardise(source - source.min() - 1, target, log=True, scale="none", clip=None, rows=rows)
+
+
+@pytest.mark.parametrize(
+    "dataset, given, message",
+    [
+        ("planted-expression", {"source_expression": "mine.csv"}, "source_expression='mine.csv': response.dataset=pla"),
+        ("gdsc_tcga", {"target_response": "mine.csv"}, "response.target_response='mine.csv': response.dataset=gdsc"),
+        ("gdsc_tcga", {"group_column": "stage"}, "response.group_column='stage'"),
+        ("planted-expression", {"confounders": "sex.csv"}, "response.confounders='sex.csv'"),
+        ("planted-expression", {"target_kind": "continuous"}, "response.target_kind=continuous: that of response.dat"),
+        ("gdsc_tcga", {"target_kind": "continuous"}, "response.dataset=gdsc_tcga is binary"),
+        ("tcrp_sorafenib", {"source_kind": "binary"}, "response.dataset=tcrp_sorafenib is continuous"),
+    ],
+)
+def test_what_a_dataset_would_ignore_is_an_error(dataset, given, message):
+    with pytest.raises(ValueError) as caught:
+        ResponseConfig(dataset=dataset, **given)
+    assert message in str(caught.value)
 
 
 def test_the_embedded_study():
     study = load_study(ResponseConfig(dataset="planted-expression", planted=PlantedExpressionConfig(target=80)))
     assert study.labelled.sum() == 40 and len(study.drugs) == 4 and set(study.ceiling) == set(study.drugs)
     assert study.confounder_names == ("batch 0", "batch 1")
+
+
+def test_an_embedded_study_without_target_responses():
+    planted = PlantedExpressionConfig(target=80, labelled=0.0, drugs=2)
+    study = load_study(ResponseConfig(dataset="planted-expression", planted=planted))
+    assert study.drugs == ("drug 0", "drug 1") and not study.labelled.any()
+    assert "no target responses: predictions are not evaluated" in study.lines
+
+
+def test_the_ceiling_is_that_of_the_drugs_that_are_kept():
+    planted = PlantedExpressionConfig(target=80)
+    study = load_study(ResponseConfig(dataset="planted-expression", planted=planted, drugs=("drug 1",)))
+    assert set(study.ceiling) == {"drug 1"}
 
 
 def test_cell_lines_and_patients_of_the_shared_data(data_dir, monkeypatch):

@@ -38,9 +38,7 @@ def problem():
 def test_elastic_net_matches_scikit_learn(problem, monkeypatch, share):
     x, label, fold, held, others = problem
     monkeypatch.setattr(module, "_PENALTIES", np.array([share]))
-    module._elastic_net_path.clear_cache()
     own, foreign = elastic_net_scores(x, label, fold, held, others)
-    module._elastic_net_path.clear_cache()
     for i in range(2):
         train = (fold[i] >= 0) & (fold[i] != held[i])
         y = label[i, train]
@@ -50,6 +48,32 @@ def test_elastic_net_matches_scikit_learn(problem, monkeypatch, share):
         model.fit(x[train].astype(np.float64), y)
         np.testing.assert_allclose(foreign[i], model.predict_proba(others)[:, 1], atol=1e-3)
         np.testing.assert_allclose(own[i], model.predict_proba(x)[:, 1], atol=1e-3)
+
+
+def test_a_column_does_not_depend_on_the_others(problem):
+    """A drug with few samples beside it once made its steps too short to arrive."""
+    x, label, fold, held, others = problem
+    few = np.where(np.arange(90) < 9, fold, -1)
+    beside = elastic_net_scores(x, label, np.stack([fold[0], few[1]]), held, others)[1][0]
+    alone = elastic_net_scores(x, label[:1], fold[:1], held[:1], others)[1][0]
+    np.testing.assert_allclose(beside, alone, atol=1e-5)
+
+
+class Enough(Exception):
+    """Raised by a look."""
+
+
+@pytest.mark.parametrize("scores, most", [(elastic_net_scores, len(module._PENALTIES)), (forest_scores, 2)])
+def test_baselines_look_up_between_their_fits(problem, scores, most):
+    looks, more = [], () if scores is elastic_net_scores else (0,)
+    scores(*problem, *more, look=lambda: looks.append(1))
+    assert len(looks) == most
+
+    def stop():
+        raise Enough
+
+    with pytest.raises(Enough):
+        scores(*problem, *more, look=stop)
 
 
 def test_the_penalty_is_chosen_on_the_held_out_fold_and_nothing_else(problem):
@@ -111,6 +135,7 @@ def test_within_groups_needs_five_of_each():
     found = within_groups(response, response, groups, bootstrap=20)
     expected = {"samples": 12, "responders": 6, "auroc": 1.0, "auprc": 1.0, "auroc_ci": [1, 1], "auprc_ci": [1, 1]}
     assert found == {"a": expected}
+    assert within_groups(response, response, np.where(groups == "a", "", groups)) == {}  # no name, no group
 
 
 def test_domain_accuracy_is_chance_for_alike_and_1_for_separate_domains():

@@ -150,3 +150,9 @@ def test_what_look_raises_ends_the_training(study):
 
     with pytest.raises(KeyboardInterrupt):
         fit_heads(study, [Encoder("mlp", 0, None)], 3, HEADS, PRETRAINING, look)
+
+
+def test_equal_models_begin_by_one_function():
+    """Or every group of encoders would compile it anew."""
+    first, again = (response_heads._init(ResponseHead((8,)), width=5) for _ in range(2))
+    assert first is again and first is not response_heads._init(ResponseHead((8,)), width=6)

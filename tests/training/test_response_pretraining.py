@@ -145,6 +145,15 @@ def test_a_setting_that_diverges_is_marked_and_the_others_go_on(profiles, tmp_pa
     assert any(line.startswith(f"  failed at step {snapshot.failed[1]}, left out") for line in lines)
 
 
+def test_what_failed_before_the_critic_came_has_failed(profiles, tmp_path):
+    config = dataclasses.replace(CONFIG, epochs=(1,), learning_rate=(1e-2, 1e30))
+    base, adversarial = (settings(m, 1, learning_rate=config.learning_rate) for m in ("codeae_base", "codeae_adv"))
+    (start,) = train("codeae_base", profiles, tmp_path, config=config, chosen=base)
+    assert start.failed[0] == -1 and start.failed[1] >= 0
+    (snapshot,) = train("codeae_adv", profiles, tmp_path, config=config, chosen=adversarial, start=start)
+    np.testing.assert_array_equal(snapshot.failed, start.failed)
+
+
 def test_an_error_when_all_diverge(profiles, tmp_path):
     config = dataclasses.replace(CONFIG, epochs=(1,), learning_rate=(1e30,))
     with pytest.raises(NonFiniteLoss, match="ae: the loss of every setting became non-finite, the first at step"):

@@ -4,13 +4,20 @@ import csv
 import json
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 
 from jaxdti import cli
+from jaxdti.config import Config, OutputConfig, PlantedExpressionConfig, ResponseConfig
+from jaxdti.data.interactions import DataError
+from jaxdti.data.study import load_study
+from jaxdti.evaluation import response as evaluation
 from jaxdti.training import response_pretraining, response_run
+from jaxdti.training.response_heads import HeadFit
+from jaxdti.training.response_pretraining import Snapshot, settings_of
 
 SETTINGS = """
 response:
@@ -134,6 +141,8 @@ def test_a_run_whose_data_changed_is_refused(run, tmp_path, capsys):
     [
         (["response"], "CONFIG is missing: name a YAML file such as configs/codeae_planted.yaml"),
         (["response", "--response.dataset=planted-expression"], "--output RUN is missing"),
+        (["response", "--response.dataset=gdsc_tcga", "--response.source_kind=binary", "--output=o"], "is continuous"),
+        (["response", "--response.dataset=planted-expression", "--output.tensorboard=false"], "--output.tensorboard"),
         (["response", "--resume", "absent"], "absent: not a drug response run"),
         (["response", "x.yaml", "--resume", "absent"], "--resume RUN takes everything from the run"),
         (
@@ -172,9 +181,92 @@ def test_divergence_is_exit_code_3(tmp_path, capsys):
     assert "ae: the loss of every setting became non-finite" in capsys.readouterr().err
 
 
-def test_signals_are_looked_at_between_baselines():
+SMALL = ResponseConfig(
+    dataset="planted-expression",
+    planted=PlantedExpressionConfig(genes=216, source=50, target=60, drugs=2),
+    methods=("ae",),
+    folds=3,
+)
+
+
+def test_settings_that_failed_have_no_codes():
+    """Their weights may be so large that a domain classifier would end the run."""
+    study = load_study(SMALL)
+    kernel = np.random.default_rng(0).normal(size=(4, 216, 3)).astype(np.float32)
+    kernel[1], kernel[2] = 1e38, np.nan
+    params = {"encoder": {"output": {"dense": {"kernel": kernel, "bias": np.zeros((4, 3), np.float32)}}}}
+    settings = settings_of("ae", ResponseConfig(seeds=4))
+    snapshot = Snapshot(method="ae", settings=settings, epochs=1, params=params, failed=np.array([-1, 3, -1, -1]))
+    source, target = response_run._codes(study, snapshot, "ae")
+    assert source["shared"].shape == (2, 50, 3) and target["shared"].shape == (2, 60, 3)
+    assert len(response_run._accuracies(source, target)["shared"]) == 2
+    expected = response_run._codes(study, replace(snapshot, failed=np.array([5, 5, 5, -1])), "ae")[0]
+    np.testing.assert_array_equal(source["shared"][1:], expected["shared"])
+
+
+def test_a_classifier_without_finite_scores_is_not_selected():
+    study, rng = load_study(SMALL), np.random.default_rng(0)
+    numbers = dict.fromkeys(("validation_loss", "epochs", "unfrozen", "failed"), np.zeros((2, 2, 3)))
+    fit = HeadFit(source=rng.random((2, 2, 3, 50)), target=rng.random((2, 2, 3, 60)), **numbers)
+    owners = [(settings_of("ae", SMALL)[0], epochs) for epochs in (1, 2)]
+    fit.target[0, 1, 2] = np.nan
+    chosen = response_run._select(SMALL, study, fit, owners, "transductive", 0)
+    assert [one["epochs"] for one in chosen.settings] == [2, 2]
+    fit.target[1, 0] = np.nan
+    assert response_run._select(SMALL, study, fit, owners, "transductive", 0) is None
+
+
+def test_no_method_left_is_one_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(response_run, "_pretrain_all", lambda *_: {"ae": []})
+    monkeypatch.setattr(response_run, "_method_entries", lambda *_: [])
+    config = Config(response=replace(SMALL, baselines=()))
+    with pytest.raises(response_run.NonFiniteLoss, match="no method is left: of each, every setting of a seed"):
+        response_run.respond(config, tmp_path / "run")
+
+
+def test_a_key_that_would_be_ignored_is_an_error(tmp_path):
+    config = Config(response=SMALL, output=OutputConfig(baselines=False))
+    with pytest.raises(DataError, match="output.baselines=false: name the baselines in response.baselines"):
+        response_run.respond(config, tmp_path / "run")
+
+
+def test_a_run_that_ends_before_it_begins_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(response_run, "write_json", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        response_run.respond(Config(response=SMALL), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["elastic_net", "random_forest"])
+def test_a_signal_is_heard_within_a_baseline_and_finished_seeds_are_kept(name, tmp_path, monkeypatch):
+    config = replace(SMALL, seeds=2, baselines=(name,), planted=replace(SMALL.planted, drugs=1))
+    study, fits, stopped = load_study(config), 0, []
+    monkeypatch.setattr(evaluation, "_TREES", 2)
+
+    def looks(stopped):
+        def look():
+            nonlocal fits
+            fits += 1
+            if stopped:
+                raise response_run.Interrupted(stopped[0])
+            if fits == a_seed + 1:  # within the second
+                stopped.append(15)
+
+        return look
+
+    a_seed = 3 if name == "random_forest" else len(evaluation._PENALTIES)
+    monkeypatch.setattr(response_run, "_look", looks)
     with pytest.raises(response_run.Interrupted):
-        response_run._look([15])()
+        response_run._baselines(config, study, tmp_path, stopped)
+    assert fits == a_seed + 2 and [path.name for path in tmp_path.iterdir()] == [f"raw_{name}_0.npz"]
+    fits = 2 * a_seed  # no more signals
+    (resumed,) = response_run._baselines(config, study, tmp_path, [])
+    (tmp_path / "whole").mkdir()
+    (whole,) = response_run._baselines(config, study, tmp_path / "whole", [])
+    np.testing.assert_array_equal(resumed.target, whole.target)
 
 
 @pytest.mark.parametrize("responders", [20, 0], ids=["enough patients", "too few"])
