@@ -390,7 +390,7 @@ def listing_rejected(path: Path) -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
             error.report.write_rejected(path)
         except OSError as failure:
-            raise DataError(f"{error}; the list {path} cannot be written ({failure.strerror})") from error
+            raise DataError(f"{error}; the list {path} cannot be written ({failure.strerror or failure})") from error
         raise DataError(f"{error}; all of them are listed in {path}") from error
 
 

@@ -38,7 +38,7 @@ from jaxdti.training.response_pretraining import (
     settings_of,
 )
 from jaxdti.training.response_results import Entry, write_response_results
-from jaxdti.training.run import check_unchanged, create_directory, describe_environment, is_free
+from jaxdti.training.run import check_directory, check_unchanged, create_directory, describe_environment
 from jaxdti.training.signals import stop_signals
 
 __all__ = ["Interrupted", "NonFiniteLoss", "respond", "resume_response"]
@@ -57,13 +57,7 @@ def respond(config: Config, output: Path, *, overwrite: bool = False) -> dict[st
       NonFiniteLoss: all settings of a method have failed.
       Interrupted: a signal arrived; ``resume_response`` goes on.
     """
-    if not is_free(output):
-        if not overwrite:
-            raise DataError(f"{output}: already exists; give another --output, or --overwrite, or --resume {output}")
-        if not (output / "config.yaml").is_file():
-            raise DataError(
-                f"{output}: is not a run directory (no config.yaml); --overwrite would delete foreign files"
-            )
+    check_directory(output, overwrite)
     study = load_study(config.response)  # before anything is deleted
     _target_rows(config.response, study)
     create_directory(output)

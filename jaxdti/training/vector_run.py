@@ -29,7 +29,13 @@ from jaxdti.evaluation.domain_results import (
 from jaxdti.models.fnn import FNN
 from jaxdti.training.adapted_vectors import fit_adapted, score_domains
 from jaxdti.training.loop import Interrupted
-from jaxdti.training.run import check_unchanged, create_directory, describe_environment, is_free, resumable_config
+from jaxdti.training.run import (
+    check_directory,
+    check_unchanged,
+    create_directory,
+    describe_environment,
+    resumable_config,
+)
 from jaxdti.training.signals import stop_signals
 from jaxdti.training.vectors import Progress, VectorFit, VectorReplica
 
@@ -51,10 +57,7 @@ def train_vectors(config: Config, output: Path, *, overwrite: bool = False) -> d
       DataError: the data are unfit, or ``output`` exists and is not to be overwritten.
       Interrupted: a signal arrived; ``resume_vectors`` goes on.
     """
-    if not is_free(output) and not (overwrite and (output / "config.yaml").is_file()):
-        raise DataError(
-            f"{output}: already exists; give another --output, or --resume {output}, or --overwrite where it is a run"
-        )
+    check_directory(output, overwrite)
     domains = load_domains(config, _seeds(config))
     create_directory(output)
     save_config(config, output / "config.yaml")

@@ -158,6 +158,9 @@ def test_a_directory_in_use_is_refused_and_only_a_run_is_overwritten(tiny_config
     for overwrite, fault in ((False, "already exists"), (True, r"is not a run directory \(no config.yaml\)")):
         with pytest.raises(DataError, match=f"foreign: {fault}"):
             train(config, foreign, overwrite=overwrite)
+    (foreign / "config.yaml").write_text("title: thesis")
+    with pytest.raises(DataError, match=r"foreign: is not a run directory \(no data.json or model.json\)"):
+        train(config, foreign, overwrite=True)
     assert (foreign / "thesis.tex").read_text() == "years of work"
     # Data that are unfit must not cost the earlier run.
     with pytest.raises(DataError, match="nowhere.csv"):
@@ -166,11 +169,21 @@ def test_a_directory_in_use_is_refused_and_only_a_run_is_overwritten(tiny_config
     # What is overwritten is gone as a whole.
     old = tmp_path / "old"
     old.mkdir()
-    for name in ("config.yaml", "left.over"):
+    for name in ("config.yaml", "data.json", "left.over"):
         (old / name).write_text("")
+    (old / "weights").mkdir()
     monkeypatch.setattr(run_module, "_run", lambda config, output, dataset: {"files": sorted(output.iterdir())})
     files = train(config, old, overwrite=True)["files"]
     assert [path.name for path in files] == ["config.yaml", "data.json", "split.json"]
+
+
+def test_an_empty_directory_stays_as_it_may_be_a_link(tiny_config, tmp_path, monkeypatch):
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "run").symlink_to("volume")
+    monkeypatch.setattr(run_module, "_run", lambda *_: {"done": True})
+    for overwrite in (False, True):
+        assert train(tiny_config(), tmp_path / "run", overwrite=overwrite) == {"done": True}
+        assert (tmp_path / "volume" / "data.json").is_file() and (tmp_path / "run").is_symlink()
 
 
 def test_a_beginning_that_is_interrupted_leaves_no_directory(tiny_config, tmp_path, monkeypatch):
