@@ -146,9 +146,17 @@ def resumable_config(run: Path) -> Config:
 
 def check_unchanged(run: Path, now: str) -> None:
     """Raises DataError unless ``now`` is the SHA-256 of the data that the run began with."""
-    begun = json.loads((run / "data.json").read_text(encoding="utf-8"))["sha256"]
+    begun = recorded_sha256(run / "data.json")
     if begun != now:
         raise DataError(f"{run}: the data changed since the run began (sha256 {begun}, now {now})")
+
+
+def recorded_sha256(path: Path) -> str:
+    """What ``describe_data`` wrote into a data.json; raises DataError where that is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: damaged ({type(error).__name__}: {error})") from error
 
 
 def is_free(output: Path) -> bool:
