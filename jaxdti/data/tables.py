@@ -25,6 +25,7 @@ DELIMITERS = (",", "\t", ";")
 HEADER_BYTES = 1 << 20  # the header line must end within this
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLOCK_BYTES = 4 << 20  # read at once; each block has its own dictionaries until they are unified
+_EXTENSIONS = (".csv", ".tsv", ".parquet", ".gz", ".zst")
 _SHOWN_COLUMNS = 40  # in a message
 
 # Usual names, compared without case, white space, underscores, hyphens and dots. The first tier with a hit decides.
@@ -245,6 +246,14 @@ def _split_header(text: str, delimiter: str) -> list[str]:
         return next(csv.reader([text + "\n"], delimiter=delimiter))
     except csv.Error:  # a field longer than the module takes: with this delimiter the line is one name
         return [text]
+
+
+def table_name(path: Path) -> str:
+    """The file's name without the extensions of tables and compressions; other dots belong to the name."""
+    name = path
+    while name.suffix.lower() in _EXTENSIONS:
+        name = name.with_suffix("")
+    return name.name
 
 
 def check_output(path: Path) -> None:

@@ -20,6 +20,7 @@ from jaxdti.data.tables import (
     check_output,
     find_column,
     read_table,
+    table_name,
     write_table,
 )
 
@@ -220,6 +221,20 @@ def test_text_is_quoted_only_where_needed(tmp_path):
     assert (tmp_path / "out.csv").read_text() == "SMILES,score\nCCO,0.5\n,\n"
     write_table(table, tmp_path / "out.csv.gz")
     assert gzip.decompress((tmp_path / "out.csv.gz").read_bytes()) == (tmp_path / "out.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("pairs.csv", "pairs"),
+        ("in/pairs.v1.csv", "pairs.v1"),
+        ("pairs.v1.TSV.gz", "pairs.v1"),
+        ("pairs.v1", "pairs.v1"),
+        ("p.parquet", "p"),
+    ],
+)
+def test_only_extensions_of_tables_are_taken_from_a_name(name, expected):
+    assert table_name(Path(name)) == expected
 
 
 @pytest.mark.parametrize("name", ["out", "out.txt", "out.gz", "out.parquet.gz", ".csv"])

@@ -113,7 +113,10 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_saved_again(tmp
         assert bits(checkpoints.restore(first, first.params)[0]) == bits(second)
     for step in ("3", "5"):
         damage(folder / step / "progress")
-    with open_checkpoints(folder) as checkpoints, pytest.raises(DataError, match="no checkpoint can be read; .* 5,") as e:
+    with (
+        open_checkpoints(folder) as checkpoints,
+        pytest.raises(DataError, match="no checkpoint can be read; .* 5,") as e,
+    ):
         checkpoints.restore(first, first.params)
     assert "\n" not in str(e.value) and sorted(path.name for path in folder.iterdir()) == ["3", "5"]
     gc.collect()  # what the failed restores left

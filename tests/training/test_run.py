@@ -210,11 +210,24 @@ def test_rows_that_the_run_was_trained_on_are_counted_where_its_data_are_still_t
     rows = np.concatenate([dataset.parts["train"][:5], dataset.parts["test"]])
     pairs = dataset.table.rows(rows)
     assert rows_trained_on(run, config, pairs) == 5
+    # A replica and a setting of a sweep leave that record to the whole.
+    assert rows_trained_on(run / "replicas" / "0", config, pairs) == 5
+    (tmp_path / "sweep" / "data").mkdir(parents=True)
+    (tmp_path / "sweep" / "data" / "0").symlink_to(run)
+    assert rows_trained_on(tmp_path / "sweep" / "settings" / "3", config, pairs) == 5
+    for folder in (tmp_path, tmp_path / "replicas" / "0"):  # imported weights
+        with pytest.raises(DataError, match="does not record its training data"):
+            rows_trained_on(folder, config, pairs)
     test.write_text("\n".join(test.read_text().splitlines()[:-1]) + "\n")
-    assert rows_trained_on(run, config, pairs) is None
+    with pytest.raises(DataError, match="run have changed since it was trained"):
+        rows_trained_on(run, config, pairs)
+    (run / "data.json").write_text("{")
+    for ask in (lambda: resume(run), lambda: rows_trained_on(run, config, pairs)):
+        with pytest.raises(DataError, match="data.json: damaged .JSONDecodeError"):
+            ask()
     test.unlink()
-    assert rows_trained_on(run, config, pairs) is None
-    assert rows_trained_on(tmp_path, config, pairs) is None  # imported weights
+    with pytest.raises(DataError, match=r"cannot be read from this folder \(.*test.csv: no such file\)"):
+        rows_trained_on(run, config, pairs)
 
 
 def test_places_that_cannot_be_a_run_directory_are_refused(tiny_config, tmp_path):
