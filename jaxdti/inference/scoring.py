@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdti.compilation import told_jit
-from jaxdti.config import ModelConfig
+from jaxdti.config import REFERENCE_ATOMS, REFERENCE_RESIDUES, ModelConfig
 from jaxdti.data.batches import Buckets, Shape, choose_buckets, one_bucket, pair_cost
 from jaxdti.data.interactions import FeatureStore, InteractionTable
 from jaxdti.inference.encode import (
@@ -33,7 +33,7 @@ from jaxdti.inference.pairs import (
     pool_pairs,
     score_grid,
 )
-from jaxdti.models.drugban import REFERENCE_ATOMS, REFERENCE_RESIDUES, DrugBAN
+from jaxdti.models.drugban import DrugBAN
 from jaxdti.training.features import DeviceFeatures
 
 Scorer = Callable[[dict[str, Any], np.ndarray], np.ndarray]
