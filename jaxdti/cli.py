@@ -74,10 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _stopped("interrupted", INTERRUPTED, arguments is None)
     except Terminated:
         return _stopped("terminated", TERMINATED, arguments is None)
-    except BrokenPipeError:
+    except BrokenPipeError:  # an OSError too, so before it
         # Whoever read the output has left. Nothing may be flushed into the closed pipe when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except OSError as error:  # such as a folder that may not be read, or a full disk
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"jaxdti: error: {where}{error.strerror or error}", file=sys.stderr)
+        return USAGE_ERROR
     finally:
         if main_thread:
             signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
@@ -340,9 +344,9 @@ def _baselines_options(add: Callable[..., Parser]) -> None:
         "The data are a dataset of `jaxdti data list`, given files, or a table that is split here.",
         "jaxdti baselines human/random\n"
         "  jaxdti baselines --data.table pairs.csv --data.split cold_drug --output baselines.json",
-        usage="jaxdti baselines [NAME] [--task TASK] [--data.KEY VALUE ...] [--output FILE.json]",
+        usage="jaxdti baselines [NAME|TABLE] [--task TASK] [--data.KEY VALUE ...] [--output FILE.json]",
     )
-    parser.add_argument("name", metavar="NAME", nargs="?", help="a dataset, such as human/random or planted")
+    parser.add_argument("name", metavar="NAME|TABLE", nargs="?", help="a dataset, such as human/random, or a table")
     parser.add_argument("--output", metavar="FILE", type=Path, help="write the metrics as JSON")
     _add_config_options(parser, "data")
 

@@ -34,7 +34,7 @@ def train(options: argparse.Namespace) -> int:
     output = Path(config.output.directory or Path("runs") / options.config.stem)
     if config.vectors.given:
         return _train_vectors(output, config, options.overwrite)
-    with listing_rejected(output.with_name(f"{output.name}.rejected.csv")):
+    with listing_rejected(_list_beside(output)):
         return _guarded_train(output, config=config, overwrite=options.overwrite)
 
 
@@ -48,7 +48,7 @@ def _train_vectors(output: Path, config: Any = None, overwrite: bool = False) ->
     from jaxdti.training import vector_run as running
 
     try:
-        with listing_rejected(output.with_name(f"{output.name}.rejected.csv")):
+        with listing_rejected(_list_beside(output)):
             if config is None:
                 found = running.resume_vectors(output)
             else:
@@ -124,7 +124,7 @@ def sweep(options: argparse.Namespace) -> int:
     grid = parse_grid(options.grid)  # a mistake shows before JAX is loaded
     if twice := [override for override in overrides if override.partition("=")[0] in grid]:
         raise DataError(f"--{twice[0]} and --grid both set the same key; leave out one")
-    with listing_rejected(output.with_name(f"{output.name}.rejected.csv")):
+    with listing_rejected(_list_beside(output)):
         return _guarded_sweep(output, config=config, grid=options.grid, **given)
 
 
@@ -164,7 +164,7 @@ def transfer(options: argparse.Namespace) -> int:
         raise DataError("--output RUN is missing")
     output = Path(vars(options)["output.directory"])
     config = load_config(options.config, overrides, _source_settings(options.source))
-    with listing_rejected(output.with_name(f"{output.name}.rejected.csv")):
+    with listing_rejected(_list_beside(output)):
         return _guarded_train(output, source=options.source, config=config, overwrite=options.overwrite)
 
 
@@ -195,7 +195,7 @@ def _transfer_sizes(options: argparse.Namespace, overrides: list[str]) -> int:
         raise DataError("--output DIR is missing")
     # The only positional argument, which argparse takes for the first one.
     config, output = load_config(options.source, overrides), Path(vars(options)["output.directory"])
-    with listing_rejected(output.with_name(f"{output.name}.rejected.csv")):
+    with listing_rejected(_list_beside(output)):
         return _guarded_transfer(output, config)
 
 
@@ -251,16 +251,19 @@ def response(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """`jaxdti evaluate RUN TABLE [--output DIR]`."""
+    from jaxdti.data.tables import table_name
     from jaxdti.inference.evaluate import evaluate as evaluate_run
 
     settings = _given(options, "drug_column", "protein_column", "label_column", "drugs", "proteins", "max_rejected")
-    folder, name = options.output or Path(), options.table.name.partition(".")[0]
+    folder, name = options.output or Path(), table_name(options.table)
     with listing_rejected(folder / f"{name}_rejected.csv"):
         metrics = evaluate_run(options.run, options.table, options.output, **settings)
     print_table(str(options.table), _metric_rows(metrics))
     if repeated := metrics.get("rows_trained_on"):
         rows = metrics["pairs"]
         print(f"warning: {repeated:,} of {rows:,} rows repeat a pair that the run was trained on", file=sys.stderr)
+    if reason := metrics.get("rows_not_checked"):
+        print(f"rows that the run was trained on could not be looked for: {reason}", file=sys.stderr)
     if metrics.get("calibrated") is False:
         print(UNCALIBRATED)
     print(f"written to {folder / name}_metrics.json and {folder / name}_scores.csv")
@@ -270,7 +273,7 @@ def evaluate(options: argparse.Namespace) -> int:
 def _metric_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
     rows = [("metric", "value", "95 % interval")]
     for name, value in metrics.items():
-        if name.endswith("_ci") or isinstance(value, bool):
+        if name.endswith("_ci") or isinstance(value, bool | str):
             continue
         shown = "undefined" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
         low, high = metrics.get(f"{name}_ci") or (None, None)
@@ -288,18 +291,27 @@ def predict(options: argparse.Namespace) -> int:
     from jaxdti.data.tables import check_output, write_table
 
     check_output(options.output)
-    _check_place(options.output)
+    check_place(options.output)
     if options.output.exists() and options.table.exists() and options.output.samefile(options.table):
         raise DataError(f"{options.output}: SCORES would overwrite TABLE; give another name")
     from jaxdti.inference.predict import predict as predict_run
+    from jaxdti.inference.trained import load_run
 
     settings = _given(options, "drug_column", "protein_column", "drugs", "proteins")
-    scores = predict_run(options.run, options.table, **settings)
+    trained = load_run(options.run)
+    scores = predict_run(trained, options.table, **settings)
     write_table(scores, options.output)
     invalid = sum(map(bool, scores["error"].to_pylist()))
     unscored = f", {invalid:,} without a score (see the column error)" if invalid else ""
     print(f"{scores.num_rows:,} rows{unscored}; written to {options.output}")
+    _tell_uncalibrated(trained)
     return 0
+
+
+def _tell_uncalibrated(trained: Any) -> None:
+    """On standard error: scores that are read by a program stay alone."""
+    if trained.config.task == "classification" and not trained.calibrated:
+        print(UNCALIBRATED, file=sys.stderr)
 
 
 def _predict_pair(options: argparse.Namespace) -> int:
@@ -311,14 +323,17 @@ def _predict_pair(options: argparse.Namespace) -> int:
     import pyarrow as pa
 
     from jaxdti.inference.predict import predict as predict_run
+    from jaxdti.inference.trained import load_run
 
     pair = pa.table({"SMILES": [options.smiles], "Protein": [options.sequence]})
-    row = predict_run(options.run, pair).to_pylist()[0]
+    trained = load_run(options.run)
+    row = predict_run(trained, pair).to_pylist()[0]
     if row["error"]:
         raise DataError(row["error"])
-    for name in ("score", "probability"):
+    for name in ("score", "score_sd", "probability"):
         if row.get(name) is not None:
             print(f"{name} {row[name]:.6g}")
+    _tell_uncalibrated(trained)
     return 0
 
 
@@ -333,13 +348,13 @@ def import_weights(options: argparse.Namespace) -> int:
 
 
 def baselines(options: argparse.Namespace) -> int:
-    """`jaxdti baselines NAME`, or with the flags of the section ``data``."""
+    """`jaxdti baselines NAME|TABLE`, or with the flags of the section ``data``."""
     overrides = _overrides(options)
     if options.name:
         overrides = _named(options.name, overrides)
     config = load_config(None, overrides)
     if options.output:
-        _check_place(options.output)
+        check_place(options.output)
     from jaxdti.data.load import load_data
 
     with listing_rejected((options.output.parent if options.output else Path()) / "rejected.csv"):
@@ -369,11 +384,13 @@ def baselines(options: argparse.Namespace) -> int:
 
 
 def _named(name: str, overrides: list[str]) -> list[str]:
-    """The flags with a named dataset; its task unless another is given."""
+    """The flags with a table, or with a named dataset; its task unless another is given."""
     from jaxdti.data.named import EMBEDDED, get_dataset
 
     if conflict := [text for text in overrides if text.startswith(("data.dataset=", "data.train=", "data.table="))]:
-        raise DataError(f"NAME and --{conflict[0].partition('=')[0]} both name the data; leave out one")
+        raise DataError(f"{name} and --{conflict[0].partition('=')[0]} both name the data; leave out one")
+    if Path(name).is_file() or Path(name).suffix:
+        return [f"data.table={name}", *overrides]
     task = "classification" if name == EMBEDDED else get_dataset(name).task
     return [f"data.dataset={name}", f"task={task}", *overrides]
 
@@ -390,7 +407,7 @@ def listing_rejected(path: Path) -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
             error.report.write_rejected(path)
         except OSError as failure:
-            raise DataError(f"{error}; the list {path} cannot be written ({failure.strerror})") from error
+            raise DataError(f"{error}; the list {path} cannot be written ({failure.strerror or failure})") from error
         raise DataError(f"{error}; all of them are listed in {path}") from error
 
 
@@ -420,7 +437,15 @@ def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
-def _check_place(path: Path) -> None:
-    """Before the long work: the folder of an output file must be there."""
+def check_place(path: Path) -> None:
+    """Before the long work: the folder of an output file must be there, and the file no folder."""
     if not path.parent.is_dir():
         raise DataError(f"{path}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; the name of a file is expected")
+
+
+def _list_beside(output: Path) -> Path:
+    """Where the rejected rows of a run directory that is not begun are listed; "." has no name of its own."""
+    named = output if output.name not in ("", "..") else output.resolve()
+    return named.parent / f"{named.name}.rejected.csv"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxdti.commands import listing_rejected, print_table
+from jaxdti.commands import check_place, listing_rejected, print_table
 from jaxdti.config import Config, DataConfig, config_from_dict
 from jaxdti.data.interactions import DataError, InteractionTable
 
@@ -56,6 +56,8 @@ def inspect(options: argparse.Namespace) -> int:
     """`jaxdti data inspect NAME|TABLE…`: nothing is refused for its rejected rows, they are what one looks for."""
     from jaxdti.data.leaks import leak_report
 
+    if options.rejected:
+        check_place(options.rejected)
     with listing_rejected(options.rejected or Path("rejected.csv")):
         table, report, parts, notes = _read_sources(options)
     for line in [*(report.lines() if report else ()), *notes, *_origin(options.sources[0])]:
@@ -101,8 +103,7 @@ def split(options: argparse.Namespace) -> int:
             _check_unsplit(options.source)
         settings["dataset"] = options.source
     config = _config(settings, options.task or _task(options.source))
-    if not options.output.parent.is_dir():
-        raise DataError(f"{options.output}: the folder {options.output.parent} does not exist")
+    check_place(options.output)
     from jaxdti.data.load import load_data, load_published_clusters
     from jaxdti.data.splits import write_split
 

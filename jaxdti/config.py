@@ -34,6 +34,8 @@ TRANSFER_MODES = ("none", "full", "feature", "shallow")
 PROTOCOLS = ("transductive", "inductive")
 ERRORS = ("squared", "absolute", "euclidean", "elastic")
 VECTOR_DATASETS = ("digits", "families", "planted")
+REFERENCE_ATOMS = 290  # the published code pads every molecule to this many nodes,
+REFERENCE_RESIDUES = 1200  # every protein to this many residues, and masks neither
 
 
 def _choose(path: str, value: object, choices: tuple) -> None:
@@ -114,9 +116,9 @@ class DataConfig:
     """of the split"""
     split_file: str | None = None
     """reuse the indices that `jaxdti data split` wrote"""
-    max_atoms: int = 290
+    max_atoms: int = REFERENCE_ATOMS
     """drugs with more heavy atoms are rejected"""
-    max_residues: int = 1200
+    max_residues: int = REFERENCE_RESIDUES
     """longer proteins are cut at the end"""
     max_rejected: float = 0.05
     """error when a larger share of the rows is rejected"""
@@ -729,6 +731,12 @@ class Config:
             )
         if self.transfer.mode != "none":
             self._check_transfer()
+        for name, most in (("max_atoms", REFERENCE_ATOMS), ("max_residues", REFERENCE_RESIDUES)):
+            if self.model.reference and (size := getattr(self.data, name)) > most:
+                raise ValueError(
+                    f"data.{name}={size}: model.reference=true pads to {most} as the published code does; at most that "
+                    "many are expected"
+                )
         if self.task == "regression" and (self.adaptation.target_entropy or self.adaptation.selection == "information"):
             raise ValueError(
                 "adaptation.target_entropy and adaptation.selection=information work with class predictions, which "

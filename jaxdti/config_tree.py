@@ -9,6 +9,7 @@ import difflib
 import functools
 import inspect
 import math
+import re
 import textwrap
 import types
 import typing
@@ -19,6 +20,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from jaxdti.data.interactions import DataError
+
+_LARGEST = 2**63 - 1  # whole number, as arrays hold it
+_LONGEST = 100  # letters of a value in a message
 
 
 class Leaf(NamedTuple):
@@ -143,6 +147,18 @@ class _Loader(yaml.SafeLoader):
             seen.append(name)
         return super().construct_mapping(node, deep)
 
+    def construct_unambiguous(self, node: yaml.ScalarNode) -> Any:
+        """A number, or the text where YAML 1.1 reads another number than people do: 010 as 8, 1:30 as 90."""
+        text = self.construct_scalar(node)
+        if ":" in text or re.match(r"[-+]?0[0-9_]+$", text):
+            return text
+        kind = node.tag.rpartition(":")[2]
+        return self.construct_yaml_int(node) if kind == "int" else self.construct_yaml_float(node)
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_unambiguous)
+
 
 def _branches(kind: type, prefix: str) -> Iterator[tuple[str, type]]:
     for name, inner in typing.get_type_hints(kind).items():
@@ -213,7 +229,7 @@ def _parse(kind: Any, text: str) -> Any:
     if typing.get_origin(kind) is tuple and not text.lstrip().startswith("["):
         text = f"[{text}]"
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError):  # ValueError: an impossible date
         return text
 
@@ -221,9 +237,15 @@ def _parse(kind: Any, text: str) -> Any:
 def _convert(kind: Any, value: Any, path: str) -> Any:
     try:
         return _cast(kind, value)
-    except (TypeError, ValueError, OverflowError):
-        shown = "null" if value is None else repr(value)
-        raise ValueError(f"{path}={shown}: {describe_type(kind)} expected") from None
+    except OverflowError:
+        raise ValueError(f"{path}={_shown(value)}: too large a number") from None
+    except (TypeError, ValueError):
+        raise ValueError(f"{path}={_shown(value)}: {describe_type(kind)} expected") from None
+
+
+def _shown(value: Any) -> str:
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _cast(kind: Any, value: Any) -> Any:
@@ -236,6 +258,8 @@ def _cast(kind: Any, value: Any) -> Any:
         return tuple(_cast(parts[0], item) for item in value)
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         value = float(value)  # YAML 1.1 takes 5e-5, without a point, for text
+    if kind is int and isinstance(value, int) and abs(value) > _LARGEST:
+        raise OverflowError
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise TypeError
     return value

@@ -22,6 +22,7 @@ from jaxdti.data.tables import read_table
 ROOT = Path(__file__).resolve().parents[1]
 SEQUENCES = ("MKTAYIAKQRQISFVKSHFSRQ", "GSHMENLYFQGAAAKLLPTRW", "MADEEKLPPGWEKRMSRSSGR", "MSTNPKPQRKTKRNTNRRPQD")
 METRICS = {"auroc": 0.91234, "mcc": None, "auroc_ci": [0.85, 0.95], "pairs": 1234, "calibrated": False}
+TRAINED = types.SimpleNamespace(config=Config(), calibrated=True)
 SMILES = ("CCO", "c1ccccc1", "CC(=O)O", "CCN", "CCCl", "c1ccncc1", "CC(C)O", "CCCC", "OCCO", "CCBr")
 
 
@@ -74,6 +75,7 @@ def calls(monkeypatch):
         fake = types.ModuleType(module)
         setattr(fake, name, record(name, result))
         monkeypatch.setitem(sys.modules, module, fake)
+    monkeypatch.setattr("jaxdti.inference.trained.load_run", lambda run: TRAINED)
     monkeypatch.setattr("jaxdti.training.run.train", record("train", {}))
     monkeypatch.setattr("jaxdti.training.run.resume", record("resume", {}))
     return made
@@ -254,6 +256,14 @@ def test_ctrl_c_gives_130_and_a_bug_its_traceback(run_cli, monkeypatch):
         cli.main(["train", "--resume", "run"])
 
 
+def test_what_the_system_refuses_is_one_line_with_its_path(fails, monkeypatch):
+    refused = PermissionError(13, "Permission denied", "closed/config.yaml")
+    monkeypatch.setattr(Path, "is_file", _raise(refused))
+    assert fails("train", "--resume", "closed") == "closed/config.yaml: Permission denied"
+    monkeypatch.setattr(Path, "is_file", _raise(OSError("no reason given")))
+    assert fails("train", "--resume", "closed") == "no reason given"
+
+
 # Signals before the loop that listens to them: data are read, programs compiled.
 STOPPED = """
 import os, signal, sys
@@ -341,6 +351,16 @@ def test_too_many_rejected_rows_are_listed_beside_the_run(fails):
     assert len(Path("run.rejected.csv").read_text().splitlines()) == 21
 
 
+@pytest.mark.parametrize("output", [".", "../here"])
+def test_the_folder_one_stands_in_may_be_the_run_directory(fails, monkeypatch, output):
+    write_pairs("pairs.csv", bad=20)
+    Path("here").mkdir()
+    monkeypatch.chdir("here")
+    message = fails("train", "--data.table", "../pairs.csv", "--output", output)
+    assert message.endswith("here.rejected.csv") and not list(Path().iterdir())
+    assert Path("../here.rejected.csv").is_file()
+
+
 # evaluate, predict, import
 
 
@@ -350,6 +370,10 @@ def test_evaluate_warns_of_pairs_that_the_run_was_trained_on(run_cli, calls, mon
     code, out, err = run_cli("evaluate", "run", "pairs.csv")
     assert code == 0 and re.search(r"rows trained on +1,001", out)
     assert err == "warning: 1,001 of 1,234 rows repeat a pair that the run was trained on\n"
+    found = METRICS | {"rows_not_checked": "run does not record its training data"}
+    code, out, err = run_cli("evaluate", "run", "pairs.csv")
+    assert code == 0 and "not_checked" not in out
+    assert err == "rows that the run was trained on could not be looked for: run does not record its training data\n"
 
 
 def test_evaluate_passes_what_was_given_and_prints_the_metrics(run_cli, fails, calls):
@@ -381,7 +405,7 @@ def test_evaluate_passes_what_was_given_and_prints_the_metrics(run_cli, fails, c
 def test_predict_writes_the_scores(run_cli, calls, order):
     code, out, _ = run_cli("predict", *order, "--protein-column", "P")
     assert (code, out) == (0, "1 rows; written to s.csv\n")
-    assert calls == [("predict", (Path("run"), Path("pairs.csv")), {"protein_column": "P"})]
+    assert calls == [("predict", (TRAINED, Path("pairs.csv")), {"protein_column": "P"})]
     assert read_table(Path("s.csv")).column_names == ["SMILES", "score", "probability", "error"]
 
 
@@ -389,6 +413,8 @@ def test_predict_refuses_a_bad_place_before_the_work(fails, calls):
     write_pairs("pairs.csv")
     assert "unknown extension" in fails("predict", "run", "pairs.csv", "--output", "scores.xls")
     assert "the folder absent does not exist" in fails("predict", "run", "pairs.csv", "--output", "absent/scores.csv")
+    Path("there.csv").mkdir()
+    assert "there.csv: is a folder" in fails("predict", "run", "pairs.csv", "--output", "there.csv")
     assert "SCORES would overwrite TABLE" in fails("predict", "run", "pairs.csv", "--output", "./pairs.csv")
     assert "predict needs TABLE and --output SCORES" in fails("predict", "run", "pairs.csv")
     assert calls == []
@@ -398,10 +424,21 @@ def test_predict_one_pair(run_cli, fails, calls):
     code, out, _ = run_cli("predict", "run", "--smiles", "CCO", "--sequence", "MKT")
     assert (code, out) == (0, "score 1.25\nprobability 0.777\n")
     ((_, (run, pair), settings),) = calls
-    assert run == Path("run") and pair.to_pylist() == [{"SMILES": "CCO", "Protein": "MKT"}] and settings == {}
+    assert run is TRAINED and pair.to_pylist() == [{"SMILES": "CCO", "Protein": "MKT"}] and settings == {}
     assert fails("predict", "run", "--smiles", "CCO") == "one pair needs both --smiles and --sequence"
     surplus = ["pairs.csv", "--drug-column", "S"]
     assert "leave out TABLE, --drug-column" in fails("predict", "run", *surplus, "--smiles", "C", "--sequence", "M")
+
+
+def test_predict_tells_the_spread_of_replicas_and_what_nothing_was_fitted_to(run_cli, calls, monkeypatch):
+    scores = pa.table({"score": [1.25], "score_sd": [0.5], "probability": [0.777], "error": [""]})
+    monkeypatch.setattr(sys.modules["jaxdti.inference.predict"], "predict", lambda *_, **__: scores)
+    uncalibrated = types.SimpleNamespace(config=Config(), calibrated=False)
+    monkeypatch.setattr("jaxdti.inference.trained.load_run", lambda run: uncalibrated)
+    code, out, err = run_cli("predict", "run", "--smiles", "CCO", "--sequence", "MKT")
+    assert (code, out) == (0, "score 1.25\nscore_sd 0.5\nprobability 0.777\n")
+    assert err == f"{commands.UNCALIBRATED}\n"
+    assert run_cli("predict", "run", "pairs.csv", "--output", "s.csv")[2] == f"{commands.UNCALIBRATED}\n"
 
 
 def test_predict_one_invalid_pair_is_an_error(fails, calls, monkeypatch):
@@ -427,9 +464,9 @@ def test_baselines_of_own_tables(run_cli, fails):
     results = json.loads(Path("b.json").read_text())
     assert set(results) == {"similarity", "drug_only", "protein_only", "random_forest", "logistic_regression"}
     assert re.search(rf"random_forest +{results['random_forest']['auroc']:.3f} ", out)
-    assert (
-        fails("baselines", "planted", "--data.table", "x") == "NAME and --data.table both name the data; leave out one"
-    )
+    both = "planted and --data.table both name the data; leave out one"
+    assert fails("baselines", "planted", "--data.table", "x") == both
+    assert fails("baselines", "planted", "--output", ".") == ".: is a folder; the name of a file is expected"
     assert "unknown option --training.epochs" in fails("baselines", "planted", "--training.epochs", "3")
     assert "no such name; did you mean human/random" in fails("baselines", "human/randm")
 
@@ -438,13 +475,14 @@ def test_baselines_of_a_name_take_its_task(monkeypatch):
     asked = []
 
     def stop(data, task):
-        asked.append((data.dataset, task))
+        asked.append((data.table or data.dataset, task))
         raise DataError("enough")
 
     monkeypatch.setattr("jaxdti.data.load.load_data", stop)
     assert cli.main(["baselines", "davis"]) == 2
     assert cli.main(["baselines", "planted", "--data.planted.kind", "cold"]) == 2
-    assert asked == [("davis", "regression"), ("planted", "classification")]
+    assert cli.main(["baselines", "pairs.csv"]) == 2
+    assert asked == [("davis", "regression"), ("planted", "classification"), ("pairs.csv", "classification")]
 
 
 def test_data_list_names_every_dataset(run_cli):

@@ -18,6 +18,7 @@ from jaxdti.data.tables import (
     TableFile,
     Wanted,
     find_column,
+    text_cells,
 )
 
 _DRUG_KEY = Wanted("drug key", None, None, DRUG_KEY_NAMES)
@@ -85,7 +86,7 @@ def _read_side(path: Path, key_wanted: Wanted, text_wanted: Wanted) -> Side:
     field = _need([column for column in file.columns if column != key], text_wanted, path)
     table = file.read([key, field])
     first: dict[str, int] = {}
-    keys, texts = (_strings(table[name]).to_pylist() for name in (key, field))
+    keys, texts = (text_cells(table[name], name, path).to_pylist() for name in (key, field))
     keys = [value.strip() for value in keys]
     for row, value in enumerate(keys):
         if first.setdefault(value, row) != row:
@@ -159,14 +160,10 @@ def _need(columns: Sequence[str], wanted: Wanted, path: Path) -> str:
     return name
 
 
-def _strings(cells: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Cells as text; a missing one, which only Parquet knows, is an empty one."""
-    return cells.cast(pa.string()).fill_null("")
-
-
 def _column(values: pa.ChunkedArray, field: str, side: Side | None, path: Path) -> Column:
-    if not pa.types.is_dictionary(values.type):
-        values = _strings(values).dictionary_encode()
+    kind = values.type
+    if not (pa.types.is_dictionary(kind) and kind.value_type in (pa.string(), pa.large_string())):
+        values = text_cells(values, field, path).dictionary_encode()
     values = values.unify_dictionaries()
     cells = [(value or "").strip() for value in values.chunk(0).dictionary.to_pylist()] if len(values) else []
     indices = [chunk.indices.fill_null(len(cells)).to_numpy(zero_copy_only=False) for chunk in values.chunks]

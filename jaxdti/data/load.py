@@ -72,6 +72,12 @@ def load_data(data: DataConfig, task: str) -> Dataset:
         raise DataError(_incomplete(named))
     if data.split_file and dataset.split == GIVEN:
         raise DataError(f"data.split_file={data.split_file} is set, but {' and '.join(named)} come split already")
+    if data.split != DataConfig.split and dataset.split == GIVEN:
+        given = f"data.dataset={data.dataset}" if data.dataset else " and ".join(named)
+        raise DataError(
+            f"data.split={data.split} is set, but {given} come split already; leave out --data.split, or give one "
+            "table of all pairs with --data.table to split it here"
+        )
     return dataset
 
 

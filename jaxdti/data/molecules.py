@@ -35,9 +35,6 @@ ATOM_COLUMNS = (
     "aromatic",  # 0 or 1
     "hydrogens",  # 0 to 4, implicit and explicit
 )
-# Number of one-hot positions of each column; 0 marks a number that is used as it is.
-_WIDTHS = (len(ELEMENTS), 11, 7, 0, 0, len(HYBRIDISATIONS), 0, 5)
-ATOM_FEATURES = sum(width or 1 for width in _WIDTHS)  # 74
 
 _MOST_ATOMS = np.iinfo(np.int16).max  # bonds are stored as int16
 _MOST_CHARGES = np.iinfo(np.int8).max
@@ -136,14 +133,6 @@ def _fault(smiles: str) -> str:
         return "not a valid SMILES"
     problems = Chem.DetectChemistryProblems(mol)
     return f"not a valid molecule: {problems[0].Message().strip()}" if problems else "not a valid molecule"
-
-
-def expand_atoms(atoms: np.ndarray) -> np.ndarray:
-    """Atom categories int8 [n, 8] -> the 74 features float32 [n, 74], blocks in the order of ``ATOM_COLUMNS``."""
-    blocks = []
-    for column, width in zip(atoms.T, _WIDTHS, strict=True):
-        blocks.append(column[:, None] == np.arange(width) if width else column[:, None])
-    return np.concatenate(blocks, axis=1, dtype=np.float32)
 
 
 def featurize_batch(smiles: Sequence[str]) -> MoleculeBatch:

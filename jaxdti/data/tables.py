@@ -7,6 +7,7 @@ lost; columns named in ``encode`` come dictionary-encoded, one copy of each dist
 import csv
 import os
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,10 @@ compute: Any = pyarrow.compute  # its functions are made at run time, where a ty
 
 DELIMITERS = (",", "\t", ";")
 HEADER_BYTES = 1 << 20  # the header line must end within this
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLOCK_BYTES = 4 << 20  # read at once; each block has its own dictionaries until they are unified
+_EXTENSIONS = (".csv", ".tsv", ".parquet", ".gz", ".zst")
+_SHOWN_COLUMNS = 40  # in a message
 
 # Usual names, compared without case, white space, underscores, hyphens and dots. The first tier with a hit decides.
 DRUG_NAMES = (
@@ -61,7 +65,7 @@ def find_column(columns: Sequence[str], wanted: Wanted, path: Path) -> str | Non
     Raises:
       DataError: there is none, or several match equally well.
     """
-    found = ", ".join(map(repr, columns))
+    found = show_columns(columns)
     if wanted.name is not None:
         if wanted.name in columns:
             return wanted.name
@@ -82,6 +86,28 @@ def find_column(columns: Sequence[str], wanted: Wanted, path: Path) -> str | Non
     raise DataError(f"{path}: no {wanted.what} column; columns found: {found}; wanted: one of {usual}{remedy}{hint}")
 
 
+def show_columns(columns: Sequence[str]) -> str:
+    """The column names for a message, of many only the first."""
+    shown = ", ".join(map(repr, columns[:_SHOWN_COLUMNS]))
+    return shown if len(columns) <= _SHOWN_COLUMNS else f"{shown}, ... ({len(columns):,} columns)"
+
+
+def text_cells(cells: pa.ChunkedArray, name: str, path: Path) -> pa.ChunkedArray:
+    """Cells of any type as strings; a missing one, which only Parquet knows, is an empty one.
+
+    Raises:
+      DataError: cells that are no single value, such as lists, or bytes that are not UTF-8.
+    """
+    if pa.types.is_dictionary(cells.type):
+        cells = cells.cast(cells.type.value_type)
+    try:
+        return cells.cast(pa.string()).fill_null("")
+    except pa.ArrowNotImplementedError as error:
+        raise DataError(f"{path}: column {name!r} holds values of type {cells.type}; text is expected") from error
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: column {name!r}: the text is not UTF-8") from error
+
+
 def _plain(name: str) -> str:
     return "".join(letter for letter in name.casefold() if not (letter.isspace() or letter in "_-."))
 
@@ -98,8 +124,8 @@ class TableFile:
             self.columns = self._parquet_schema().names
         else:
             self.delimiter, self.columns = _read_header(path, head)
-        for name in self.columns:
-            if self.columns.count(name) > 1:
+        for name, count in Counter(self.columns).items():
+            if count > 1:
                 raise DataError(f"{path}: the column name {name!r} occurs twice")
 
     def read(self, columns: Sequence[str] | None = None, encode: Sequence[str] = ()) -> pa.Table:
@@ -111,11 +137,14 @@ class TableFile:
         columns = list(self.columns if columns is None else columns)
         try:
             table = self._read_parquet(columns, encode) if self._parquet else self._read_text(columns, encode)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, OSError) as error:
             raise DataError(f"{self.path}: {self._fault(error)}") from error
         if table.num_rows == 0:
-            raise DataError(f"{self.path}: no data rows, only the header with columns {', '.join(map(repr, columns))}")
+            raise DataError(f"{self.path}: {self._no_rows()}")
         return table
+
+    def _no_rows(self) -> str:
+        return f"no data rows, only the header with columns {show_columns(self.columns)}"
 
     def _parquet_source(self) -> pa.NativeFile:
         if self._codec is None:
@@ -151,11 +180,17 @@ class TableFile:
             return f"damaged Parquet file ({text})"
         if "UTF8" in text:
             return "the text is not UTF-8"
+        if "Empty CSV file" in text:  # the header has no line end
+            return self._no_rows()
         if "Expected" not in text:
             return f"cannot be read ({text})"
         ragged = []
         handler = lambda row: ragged.append(row) or "skip"
-        self._read_text(list(self.columns), (), invalid_row_handler=handler)
+        try:
+            self._read_text(list(self.columns), (), invalid_row_handler=handler)
+        except pa.ArrowInvalid:  # another fault, in a row before or after the ragged one
+            if not ragged:
+                return "the text is not UTF-8"
         row = ragged[0]  # numbered from 1, the header being 1
         return f"data row {row.number - 1} has {row.actual_columns} columns; the header has {row.expected_columns}"
 
@@ -181,14 +216,14 @@ def _read_head(path: Path) -> tuple[str | None, bytes]:
         raise DataError(f"{path}: no such file") from error
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: cannot be read ({_one_line(error)})") from error
-    if not head.strip():
+    if not head.removeprefix(BYTE_ORDER_MARK).strip():
         raise DataError(f"{path}: the file is empty")
     return codec, head
 
 
 def _read_header(path: Path, head: bytes) -> tuple[str, list[str]]:
     """The delimiter and the column names of a text table."""
-    head = head.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
+    head = head.removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")
     if b"\0" in head or head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{path}: not a text table (UTF-8 CSV or TSV) and not Parquet")
     line = head.splitlines()[0]
@@ -198,9 +233,27 @@ def _read_header(path: Path, head: bytes) -> tuple[str, list[str]]:
         raise DataError(f"{path}: the text is not UTF-8") from error
     if len(line) == HEADER_BYTES or any(ord(letter) < 32 and letter != "\t" for letter in text):
         raise DataError(f"{path}: the first line is not a header of column names")
-    rows = {delimiter: next(csv.reader([text], delimiter=delimiter)) for delimiter in DELIMITERS}
+    rows = {delimiter: _split_header(text, delimiter) for delimiter in DELIMITERS}
     delimiter = max(DELIMITERS, key=lambda candidate: len(rows[candidate]))
+    if rows[delimiter][-1].endswith("\n"):
+        raise DataError(f"{path}: the header has a quote that does not end within the first line")
     return delimiter, rows[delimiter]
+
+
+def _split_header(text: str, delimiter: str) -> list[str]:
+    """The names in a header line; a quote that does not end leaves the last one with a line break."""
+    try:
+        return next(csv.reader([text + "\n"], delimiter=delimiter))
+    except csv.Error:  # a field longer than the module takes: with this delimiter the line is one name
+        return [text]
+
+
+def table_name(path: Path) -> str:
+    """The file's name without the extensions of tables and compressions; other dots belong to the name."""
+    name = path
+    while name.suffix.lower() in _EXTENSIONS:
+        name = name.with_suffix("")
+    return name.name
 
 
 def check_output(path: Path) -> None:
@@ -231,7 +284,7 @@ def write_table(table: pa.Table, path: Path) -> None:
         else:
             _write_text(table, temporary, "," if kind == ".csv" else "\t", codec)
         os.replace(temporary, path)
-    except (OSError, pa.ArrowNotImplementedError) as error:
+    except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         cause = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else _one_line(error)
         raise DataError(f"{path}: cannot be written ({cause})") from error
     finally:

@@ -20,7 +20,7 @@ from jaxdti.data.features import Molecules, build_store, featurize_smiles
 from jaxdti.data.interactions import DataError, FeatureStore, InteractionTable
 from jaxdti.data.layouts import Column, Piece, label_column, read_layout, read_pairs, read_unlabelled
 from jaxdti.data.sequences import normalise_sequence
-from jaxdti.data.tables import compute
+from jaxdti.data.tables import compute, text_cells
 
 # Kinds of rejection, as counted in the summary.
 EMPTY = "empty cell"
@@ -237,7 +237,7 @@ def _no_labels(piece: Piece) -> Labels:
 def _check_labels(piece: Piece, task: str, required: bool) -> Labels:
     if piece.label is None:
         return _no_labels(piece)
-    text = compute.utf8_trim_whitespace(_label_text(piece.label))
+    text = compute.utf8_trim_whitespace(_label_text(piece.label, piece.label_field, Path(piece.path)))
     number = compute.if_else(compute.match_substring_regex(text, _NUMBER), text, pa.scalar(None, pa.string()))
     number = compute.replace_substring_regex(number, r"^\+", "").cast(pa.float64()).to_numpy()
     with np.errstate(over="ignore"):
@@ -250,10 +250,10 @@ def _check_labels(piece: Piece, task: str, required: bool) -> Labels:
     return Labels(value, fault)
 
 
-def _label_text(label: pa.ChunkedArray) -> pa.ChunkedArray:
+def _label_text(label: pa.ChunkedArray, field: str, path: Path) -> pa.ChunkedArray:
     if pa.types.is_boolean(label.type):
         label = label.cast(pa.int8())
-    return label.cast(pa.string()).fill_null("")
+    return text_cells(label, field, path)
 
 
 def _check_rows(pieces: Sequence[Piece], labels: Sequence[Labels], data: DataConfig) -> Checked:

@@ -91,7 +91,8 @@ def _labels(path: Path, column: str) -> list[str]:
 
 def _numbers(path: Path, names: Sequence[str]) -> np.ndarray:
     """float64 [rows, columns] of the named columns."""
-    if missing := [name for name in names if name not in TableFile(path).columns]:
+    there = set(TableFile(path).columns)
+    if missing := [name for name in names if name not in there]:
         raise DataError(f"{path}: no column {missing[0]!r}, which the source has ({len(missing)} such columns)")
     table, columns = read_table(path, names), []
     for name in names:
@@ -100,7 +101,7 @@ def _numbers(path: Path, names: Sequence[str]) -> np.ndarray:
             if pa.types.is_string(column.type):
                 column = compute.utf8_trim_whitespace(column)
             values = compute.cast(column, pa.float64()).to_numpy()
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise DataError(f"{path}: column {name!r} holds something else than numbers ({error})") from error
         if bad := np.flatnonzero(~np.isfinite(values)).tolist():
             raise DataError(

@@ -172,14 +172,15 @@ def consensus(scores: np.ndarray) -> np.ndarray:
 def baseline_table(results: dict[str, dict], task: str) -> list[tuple[str, ...]]:
     """Rows of text to print, the header first, for results such as those of ``evaluate_baselines``.
 
-    A network's test metrics may stand among them under its own name; an interval that is missing is left blank.
+    A network's test metrics may stand among them under its own name; an interval that is missing is left blank. What
+    is None or NaN, as where the test has a single class, is called undefined.
     """
+    number = lambda value: "undefined" if value is None or np.isnan(value) else f"{value:.3f}"
     first, second = ("auroc", "auprc") if task == "classification" else ("concordance_index", "mse")
     rows = [("model", first.replace("_", " "), "95 % interval", second)]
     for name, metrics in results.items():
-        interval = metrics.get(f"{first}_ci")
-        between = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
-        rows.append((name, f"{metrics[first]:.3f}", between, f"{metrics[second]:.3f}"))
+        between = " to ".join(map(number, metrics.get(f"{first}_ci") or ()))
+        rows.append((name, number(metrics[first]), "" if "undefined" in between else between, number(metrics[second])))
     return rows
 
 

@@ -45,7 +45,7 @@ from jaxdti.evaluation.size_results import SizeTable, measure, write_size_result
 from jaxdti.inference.shallow import logistic_regressions, random_forest, support_vectors
 from jaxdti.models.fnn import FNN, init_fnn, split, take_layers
 from jaxdti.training.loop import Interrupted, NonFiniteLoss
-from jaxdti.training.run import create_directory, describe_environment, is_free
+from jaxdti.training.run import describe_environment, is_free, new_directory
 from jaxdti.training.signals import stop_signals
 from jaxdti.training.vectors import VectorFit, VectorReplica, fit_vectors, predict_vectors
 
@@ -102,10 +102,10 @@ def run_sizes(config: Config, output: Path) -> SizeTable:
     if not is_free(output):
         raise DataError(f"{output}: already exists; give another --output, or --resume {output}")
     experiment = _prepare(config)
-    create_directory(output)
-    save_config(config, output / "config.yaml")
-    write_json(output / "environment.json", describe_environment())
-    write_json(output / "data.json", {"sha256": _fingerprint(experiment.compounds)})
+    with new_directory(output):
+        save_config(config, output / "config.yaml")
+        write_json(output / "environment.json", describe_environment())
+        write_json(output / "data.json", {"sha256": _fingerprint(experiment.compounds)})
     return _run(experiment, output)
 
 

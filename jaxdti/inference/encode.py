@@ -11,11 +11,11 @@ import numpy as np
 from jax import Array
 
 from jaxdti.compilation import told_jit
-from jaxdti.config import ModelConfig
+from jaxdti.config import REFERENCE_ATOMS, REFERENCE_RESIDUES, ModelConfig
 from jaxdti.data.batches import Shape
 from jaxdti.data.interactions import FeatureStore
 from jaxdti.layers.bilinear import gram_state
-from jaxdti.models.drugban import REFERENCE_ATOMS, REFERENCE_RESIDUES, DrugBAN
+from jaxdti.models.drugban import DrugBAN
 from jaxdti.training.features import DeviceFeatures, chosen_features
 
 ATOM_GRANULE, RESIDUE_GRANULE, BOND_GRANULE = 8, 16, 8

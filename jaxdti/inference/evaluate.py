@@ -1,6 +1,5 @@
 """Metrics of a trained run on a labelled table."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ from jaxdti.data.interactions import DataError, InteractionTable
 from jaxdti.data.leaks import known_pairs
 from jaxdti.data.load import load_data
 from jaxdti.data.named import write_json
-from jaxdti.data.tables import write_table
+from jaxdti.data.tables import table_name, write_table
 from jaxdti.data.validation import load_interactions
 from jaxdti.evaluation.evaluation import evaluate_part
 from jaxdti.inference.trained import load_run
-from jaxdti.training.run import describe_data
+from jaxdti.training.run import describe_data, recorded_sha256
 
 
 def evaluate(
@@ -41,7 +40,7 @@ def evaluate(
 
     Returns:
       The metrics, with 95 % intervals over pairs; the threshold and temperature are the run's own. "rows_trained_on" is
-      how many rows repeat a pair of the run's training part, where its data can be read again and are the same.
+      how many rows repeat a pair of the run's training part; where that cannot be told, "rows_not_checked" is why.
 
     Raises:
       DataError: the run or the table cannot be read, no row is valid, or the output cannot be written.
@@ -77,8 +76,10 @@ def evaluate(
     if config.task == "classification":
         metrics["threshold"] = trained.calibration.threshold
         metrics["calibrated"] = trained.calibrated
-    if (repeated := rows_trained_on(run, config, pairs)) is not None:
-        metrics["rows_trained_on"] = repeated
+    try:
+        metrics["rows_trained_on"] = rows_trained_on(run, config, pairs)
+    except DataError as error:
+        metrics["rows_not_checked"] = str(error)
     columns = {
         "row": pa.array(pairs.row + 1),
         "SMILES": pa.array(pairs.drugs[pairs.drug].tolist(), pa.string()),
@@ -90,7 +91,7 @@ def evaluate(
         columns["probability"] = pa.array(trained.calibration.probability(score))
 
     folder = output or Path(".")
-    name = table.name.split(".")[0]
+    name = table_name(table)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if loaded.report.rejected:
@@ -102,15 +103,29 @@ def evaluate(
     return metrics
 
 
-def rows_trained_on(run: Path, config: Config, pairs: InteractionTable) -> int | None:
-    """Rows whose pair is one of the run's training part; None where its data are gone, changed, or never were here."""
-    described = run / "data.json"
-    if not described.is_file():
-        return None
+def rows_trained_on(run: Path, config: Config, pairs: InteractionTable) -> int:
+    """Rows whose pair is one of the run's training part.
+
+    Raises:
+      DataError: that cannot be told, as the run's data are gone, changed, or never were here.
+    """
+    recorded = _records(run.resolve())
+    if not recorded:
+        raise DataError(f"{run} does not record its training data")
     try:
         dataset = load_data(config.data, config.task)
-        if json.loads(described.read_text(encoding="utf-8"))["sha256"] != describe_data(dataset)["sha256"]:
-            return None
-    except (DataError, OSError, ValueError, KeyError):
-        return None
+    except (DataError, OSError) as error:
+        raise DataError(f"the data of {run} cannot be read from this folder ({error})") from error
+    if describe_data(dataset)["sha256"] not in map(recorded_sha256, recorded):
+        raise DataError(f"the data of {run} have changed since it was trained")
     return int(known_pairs(dataset.table, dataset.parts["train"], pairs).sum())
+
+
+def _records(run: Path) -> list[Path]:
+    """The data.json of a run; of a replica that of its run, of a sweep's setting those of the sweep."""
+    whole = run.parent.parent
+    if (run / "data.json").is_file():
+        return [run / "data.json"]
+    if run.parent.name == "replicas":
+        return [path for path in (whole / "data.json",) if path.is_file()]
+    return sorted((whole / "data").glob("*/data.json")) if run.parent.name == "settings" else []

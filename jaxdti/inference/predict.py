@@ -6,8 +6,11 @@ import numpy as np
 import pyarrow as pa
 
 from jaxdti.config import DataConfig
+from jaxdti.console import say
 from jaxdti.data.validation import load_for_prediction
 from jaxdti.inference.trained import TrainedRun, load_run
+
+_ADDED = ("score", "score_sd", "probability", "error")
 
 
 def predict(
@@ -31,7 +34,7 @@ def predict(
       Every row and column of the input in order, with ``score`` (logit, or affinity in the unit of the training
       labels; the mean over the replicas, if there are several), then ``score_sd`` (their spread), for classification
       ``probability``, and ``error`` (empty where the row is valid; elsewhere the scores are null).
-      Input columns of these names are replaced.
+      Input columns of these four names stay, as ``score_input`` and so on, which is said.
 
     Raises:
       DataError: the run or the table cannot be read.
@@ -60,9 +63,19 @@ def predict(
     if trained.config.task == "classification":
         added["probability"] = pa.array(trained.calibration.probability(score), mask=~valid)
     added["error"] = pa.array(found.errors.tolist(), pa.string())
-    table = found.columns
+    table = _make_room(found.columns)
     for name, column in added.items():
-        if name in table.column_names:
-            table = table.drop_columns([name])
         table = table.append_column(name, column)
     return table
+
+
+def _make_room(table: pa.Table) -> pa.Table:
+    """Renames columns that are called as those of a prediction: an earlier spread beside new scores would mislead."""
+    names = list(table.column_names)
+    for place, name in enumerate(names):
+        if name in _ADDED:
+            while name in names or name in _ADDED:
+                name += "_input"
+            say(f"the input column {names[place]} is kept as {name}")
+            names[place] = name
+    return table.rename_columns(names)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdti.compilation import told_jit
-from jaxdti.config import ModelConfig
+from jaxdti.config import REFERENCE_ATOMS, REFERENCE_RESIDUES, ModelConfig
 from jaxdti.data.batches import Buckets, Shape, choose_buckets, one_bucket, pair_cost
 from jaxdti.data.interactions import FeatureStore, InteractionTable
 from jaxdti.inference.encode import (
@@ -33,7 +33,7 @@ from jaxdti.inference.pairs import (
     pool_pairs,
     score_grid,
 )
-from jaxdti.models.drugban import REFERENCE_ATOMS, REFERENCE_RESIDUES, DrugBAN
+from jaxdti.models.drugban import DrugBAN
 from jaxdti.training.features import DeviceFeatures
 
 Scorer = Callable[[dict[str, Any], np.ndarray], np.ndarray]
@@ -60,7 +60,6 @@ def make_scorer(
     batch_size: int,
     *,
     memory: int = MEMORY,
-    replicas: int | None = None,
 ) -> Scorer:
     """Builds ``scorer(variables, rows) -> float32 [len(rows)]``: raw network outputs of table rows.
 
@@ -81,8 +80,6 @@ def make_scorer(
       buckets: those of the training; how many they are bounds the length buckets of drugs and of proteins, as does 4.
       batch_size: most entities, and pairs, that one program call takes.
       memory: bytes of states on the device, at least those of one drug and one protein.
-      replicas: N when ``variables`` have a leading axis N; then the result is float32 [N, len(rows)], one replica
-        after the other with the same programs.
     """
     config = replace(config, dropout=0.0)  # it has no part here, and would make programs of its own
     drugs, proteins = _entities(config, features, table, min(len(buckets.shapes), _MOST_BUCKETS), batch_size)
@@ -103,10 +100,7 @@ def make_scorer(
         scores = (gram if form == "gram" else pairwise)(variables, *pairs)
         return scores[of_row.reshape(-1)]
 
-    if replicas is None:
-        return score_rows
-    take = jax.jit(lambda variables, replica: jax.tree.map(lambda x: x[replica], variables))
-    return lambda variables, rows: np.stack([score_rows(take(variables, i), rows) for i in range(replicas)])
+    return score_rows
 
 
 def _entities(

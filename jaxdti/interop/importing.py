@@ -27,7 +27,7 @@ def import_weights(weights: Path, output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{output}: cannot create the run directory ({error.strerror})") from error
+        raise DataError(f"{output}: cannot create the run directory ({error.strerror or error})") from error
     save_config(Config(model=model), output / "config.yaml")
     save_weights(output / "weights", variables)
     write_model_card(output, "classification", (0.0, 1.0), Calibration(), calibrated=False)

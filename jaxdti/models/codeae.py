@@ -70,12 +70,6 @@ class DomainSeparation(nn.Module):
         """Codes of B profiles -> [B, G]."""
         return self.decoder(codes.joined, rate)
 
-    def reconstruct_source(self, x: Array) -> Array:
-        return self.decode(self.encode_source(x))
-
-    def reconstruct_target(self, x: Array) -> Array:
-        return self.decode(self.encode_target(x))
-
     def sample(self, count: int) -> Codes:
         """Codes [count, D] uniform on their spheres, drawn from the stream "sample"."""
         drawn = jax.random.normal(self.make_rng("sample"), (2, count, self.latent))

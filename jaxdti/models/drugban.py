@@ -20,8 +20,6 @@ from jaxdti.layers.mlp import Decoder
 from jaxdti.layers.sequence import ProteinBatch, SequenceConvolution
 
 LETTERS = 26  # 25 letters and 0
-REFERENCE_ATOMS = 290  # the published code pads every molecule to this many nodes,
-REFERENCE_RESIDUES = 1200  # every protein to this many residues, and masks neither
 
 # The names of the modules whose parameters belong to a part of the network; "pooling" is all before the decoder.
 PARTS = {

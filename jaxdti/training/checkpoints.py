@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxdti.console import say
 from jaxdti.data.interactions import DataError
+from jaxdti.training.mesh import is_lead
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every file it touches
 
@@ -23,6 +26,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path):
+        self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2, enable_async_checkpointing=False, create=False, multiprocessing_options=_alone()
@@ -45,9 +49,31 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def restore(self, state: Any, best: Any) -> tuple[Any, Any, dict[str, Any]]:
-        """State, best weights and progress of the last step; the arguments give structure, shapes and dtypes."""
+        """State, best weights and progress of the last step that can be read; the arguments give structure and shapes.
+
+        Later, damaged steps are told and removed, so that they can be saved again.
+
+        Raises:
+          DataError: there are steps, but none can be read.
+        """
+        reasons: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                found = self._restore(step, state, best)
+            except Exception as error:  # Orbax and TensorStore raise many kinds, bare Exception among them
+                reasons[step] = _first_line(error)
+                continue
+            for damaged, reason in reasons.items() if is_lead() else ():
+                say(f"{self._directory / str(damaged)}: damaged ({reason}); going back to the checkpoint before it")
+                shutil.rmtree(self._directory / str(damaged), ignore_errors=True)
+            self._manager.reload()
+            return found
+        step, reason = next(iter(reasons.items()))
+        raise DataError(f"{self._directory}: no checkpoint can be read; the last one, {step}, is damaged ({reason})")
+
+    def _restore(self, step: int, state: Any, best: Any) -> tuple[Any, Any, dict[str, Any]]:
         restored = self._manager.restore(
-            self._manager.latest_step(),
+            step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, state)),
                 best=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, best)),
@@ -99,11 +125,14 @@ def load_weights(directory: Path, like: Any) -> Any:
                 raise DataError(f"{directory}: the weights are damaged, their description cannot be read")
             _check_shapes(directory, _shapes(stored.tree), _shapes(target))
             return checkpointer.restore(directory.absolute(), target)
-        except (KeyError, OSError, ValueError) as error:
-            if isinstance(error, DataError):
-                raise
-            reason = str(error).strip().splitlines()[0]
-            raise DataError(f"{directory}: the weights are damaged ({reason})") from error
+        except DataError:
+            raise
+        except Exception as error:  # Orbax and TensorStore raise many kinds, bare Exception among them
+            raise DataError(f"{directory}: the weights are damaged ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -126,6 +126,8 @@ def _unsuitable(path: str) -> str:
         return "scores of different tasks cannot be compared"
     if path.startswith("output."):
         return "changes nothing about the model"
+    if path.startswith(("transfer.", "vectors.", "response.")):
+        return "changes nothing about a sweep, which trains on pairs, from random weights"
     if path == "training.replicas":
         return "every setting is one model; sweep training.seed, such as --grid training.seed=0,1,2"
     return ""

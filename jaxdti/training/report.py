@@ -129,7 +129,8 @@ def show_results(config: Config, summary: dict[str, Any], output: Path) -> None:
         if metric not in differences:
             continue
         text = f"test {metric.replace('_', ' ')} less that of {other.replace('_', ' ')}: {differences[metric]:+.3f}"
-        if low_high := differences.get(f"{metric}_ci"):
+        low_high = differences.get(f"{metric}_ci")
+        if low_high and None not in low_high:  # undefined where every resample has a single class
             text += " (95 % interval {:+.3f} to {:+.3f})".format(*low_high)
         if by_seed := differences.get(f"{metric}_seeds"):
             text += ", seed by seed {:+.3f} ± {:.3f}".format(*by_seed)

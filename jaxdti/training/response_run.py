@@ -1,6 +1,5 @@
 """A drug response run: its directory, from the tables to predictions for every patient."""
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ from jaxdti.training.response_pretraining import (
     settings_of,
 )
 from jaxdti.training.response_results import Entry, write_response_results
-from jaxdti.training.run import _check_directory, check_unchanged, create_directory, describe_environment
+from jaxdti.training.run import check_directory, check_unchanged, describe_environment, new_directory
 from jaxdti.training.signals import stop_signals
 
 __all__ = ["Interrupted", "NonFiniteLoss", "respond", "resume_response"]
@@ -60,7 +59,7 @@ def respond(config: Config, output: Path, *, overwrite: bool = False) -> dict[st
     """
     if not config.output.baselines:
         raise DataError("output.baselines=false: name the baselines in response.baselines, [] for none")
-    _check_directory(output, overwrite)
+    check_directory(output, overwrite)
     study = load_study(config.response)  # before anything is deleted
     if "adae" in config.response.methods and not study.confounder_names:
         raise DataError("response.methods: adae needs a known confounder; name a table with response.confounders")
@@ -69,17 +68,13 @@ def respond(config: Config, output: Path, *, overwrite: bool = False) -> dict[st
 
 
 def _begin(config: Config, output: Path, study: Study) -> None:
-    """A new directory with all that resuming needs; what an error or a signal leaves unfinished is removed."""
-    create_directory(output)
+    """A new directory with all that resuming needs."""
     data = {"sha256": study.identity(), "drugs": list(study.drugs), "summary": study.lines}
     columns = {name: [getattr(item, name) for item in study.left_out] for name in ("what", "name", "reason")}
-    try:
+    with new_directory(output):
         save_config(config, output / "config.yaml")
         write_json(output / "data.json", data)
         write_table(pa.table(columns, pa.schema([(name, pa.string()) for name in columns])), output / "left_out.csv")
-    except BaseException:
-        shutil.rmtree(output, ignore_errors=True)
-        raise
 
 
 def resume_response(run: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import platform
 import shutil
 import time
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str,
       NonFiniteLoss, Interrupted: see ``jaxdti.training.loop.fit``; the run can be resumed after ``Interrupted``.
     """
     _check_no_transfer(config)
-    _check_directory(output, overwrite)
+    check_directory(output, overwrite)
     dataset = load_data(config.data, config.task)  # before anything is deleted or created: the data may be unfit
     check_target(config, dataset.parts)
     _begin(config, output, dataset)
@@ -112,7 +112,7 @@ def transfer(source: Path, config: Config, output: Path, *, overwrite: bool = Fa
     check_parts(config, trained.members[0].variables["params"])
     if output.resolve() in (source.resolve(), *source.resolve().parents):
         raise DataError(f"{output}: holds the source run; give another --output")
-    _check_directory(output, overwrite)
+    check_directory(output, overwrite)
     dataset = load_data(config.data, config.task)
     if config.transfer.mode == "shallow":
         config = replace(config, model=linear_head(config.model))
@@ -146,9 +146,17 @@ def resumable_config(run: Path) -> Config:
 
 def check_unchanged(run: Path, now: str) -> None:
     """Raises DataError unless ``now`` is the SHA-256 of the data that the run began with."""
-    begun = json.loads((run / "data.json").read_text(encoding="utf-8"))["sha256"]
+    begun = recorded_sha256(run / "data.json")
     if begun != now:
         raise DataError(f"{run}: the data changed since the run began (sha256 {begun}, now {now})")
+
+
+def recorded_sha256(path: Path) -> str:
+    """What ``describe_data`` wrote into a data.json; raises DataError where that is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: damaged ({type(error).__name__}: {error})") from error
 
 
 def is_free(output: Path) -> bool:
@@ -160,40 +168,57 @@ def is_free(output: Path) -> bool:
     try:
         return not output.exists() or (output.is_dir() and not any(output.iterdir()))
     except OSError as error:  # a name too long, a folder that may not be read
-        raise DataError(f"{output}: cannot be the run directory ({error.strerror})") from error
+        raise DataError(f"{output}: cannot be the run directory ({error.strerror or error})") from error
 
 
-def _check_directory(output: Path, overwrite: bool) -> None:
-    """Only a directory that is a run is ever overwritten."""
+def check_directory(output: Path, overwrite: bool) -> None:
+    """Raises DataError unless ``output`` is free, or a run that is to be overwritten."""
     if is_free(output):
         return
     if not overwrite:
         raise DataError(f"{output}: already exists; give another --output, or --overwrite, or --resume {output}")
-    if not (output / "config.yaml").is_file():
-        raise DataError(f"{output}: is not a run directory (no config.yaml); --overwrite would delete foreign files")
+    for signs in (("config.yaml",), ("data.json", "model.json")):  # many a project has a config.yaml
+        if not any((output / name).is_file() for name in signs):
+            missing = " or ".join(signs)
+            raise DataError(f"{output}: is not a run directory (no {missing}); --overwrite would delete foreign files")
 
 
-def create_directory(output: Path) -> None:
-    """An empty directory in place of what ``is_free`` or ``_check_directory`` accepted."""
+@contextmanager
+def new_directory(output: Path) -> Iterator[None]:
+    """An empty directory in place of what ``is_free`` or ``check_directory`` accepted, while it gets its first files.
+
+    One that is there is emptied and stays: it may be a link, or a mounted volume. What an error or a signal leaves
+    unfinished is removed.
+    """
     try:
-        if output.exists():
-            shutil.rmtree(output)
-        output.mkdir(parents=True)
+        output.mkdir(parents=True, exist_ok=True)
+        _empty(output)
     except OSError as error:
-        raise DataError(f"{output}: cannot create the run directory ({error.strerror})") from error
+        raise DataError(f"{output}: cannot create the run directory ({error.strerror or error})") from error
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            _empty(output)
+            output.rmdir()
+        raise
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _begin(config: Config, output: Path, dataset: Dataset, source: TrainedRun | None = None) -> None:
-    """A new directory with all that resuming needs; what an error or a signal leaves unfinished is removed."""
-    create_directory(output)
-    try:
+    """A new directory with all that resuming needs."""
+    with new_directory(output):
         if source is not None:
             copy_network(source, output / SOURCE)
         save_config(config, output / "config.yaml")
         record_data(output, dataset, config.data.split_seed)
-    except BaseException:
-        shutil.rmtree(output, ignore_errors=True)
-        raise
 
 
 def record_data(folder: Path, dataset: Dataset, split_seed: int) -> None:

@@ -14,10 +14,10 @@ import optax
 from jax import Array
 
 from jaxdti.compilation import kept_program, signature
-from jaxdti.config import Config, DataConfig, ModelConfig, OutputConfig
+from jaxdti.config import REFERENCE_ATOMS, REFERENCE_RESIDUES, Config, DataConfig, ModelConfig, OutputConfig
 from jaxdti.layers.graph import DrugBatch
 from jaxdti.layers.sequence import ProteinBatch
-from jaxdti.models.drugban import REFERENCE_ATOMS, REFERENCE_RESIDUES, DrugBAN
+from jaxdti.models.drugban import DrugBAN
 from jaxdti.training.label_tree import merge
 
 

@@ -33,12 +33,12 @@ from jaxdti.training.method import Method, Replica
 from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.results import score_baselines, write_member
 from jaxdti.training.run import (
-    create_directory,
     describe_data,
     describe_environment,
     fit_replicas,
     is_free,
     make_method,
+    new_directory,
     record_data,
     steps_per_epoch,
 )
@@ -126,7 +126,6 @@ def sweep(
             if jax.default_backend() == "cpu":
                 most = min(most, _MOST_ON_CPU)
         groups += equal_parts(members, most)
-    create_directory(output)
     plan = Plan(
         config=config,
         grid=list(grid),
@@ -136,7 +135,8 @@ def sweep(
         groups=groups,
         data=[describe_data(dataset)["sha256"] for dataset in datasets],
     )
-    _save_plan(plan, output / "sweep.yaml")
+    with new_directory(output):
+        _save_plan(plan, output / "sweep.yaml")
     return _run(plan, output, configs, datasets, of_setting)
 
 
@@ -238,16 +238,19 @@ def sweep_table(results: SweepResults) -> list[tuple[str, ...]]:
 def _load(configs: Sequence[Config]) -> tuple[list[Dataset], list[int]]:
     """The distinct splits that the settings ask for, and which one each has.
 
-    Data that differ in ``data.split_seed`` alone share one table, if it is the same indeed.
+    Data that differ in ``data.split_seed`` or ``data.split_file`` alone share one table, if it is the same indeed.
     """
     distinct = list(dict.fromkeys(config.data for config in configs))
     families: dict[Any, list[Dataset]] = {}
+    seen = set()
     datasets = []
     for data in distinct:
         dataset = load_data(data, configs[0].task)
-        family = families.setdefault(replace(data, split_seed=0), [])
-        if family and dataset.split in ("given", "file"):
+        unseeded = replace(data, split_seed=0)
+        if unseeded in seen and dataset.split in ("given", "file"):
             raise DataError("--grid data.split_seed: these data come split already, so that no seed changes it")
+        seen.add(unseeded)
+        family = families.setdefault(replace(unseeded, split_file=None), [])
         if family and _same_rows(family[0], dataset):
             dataset = replace(dataset, table=family[0].table, store=family[0].store)
         family.append(dataset)

@@ -29,7 +29,13 @@ from jaxdti.evaluation.domain_results import (
 from jaxdti.models.fnn import FNN
 from jaxdti.training.adapted_vectors import fit_adapted, score_domains
 from jaxdti.training.loop import Interrupted
-from jaxdti.training.run import check_unchanged, create_directory, describe_environment, is_free, resumable_config
+from jaxdti.training.run import (
+    check_directory,
+    check_unchanged,
+    describe_environment,
+    new_directory,
+    resumable_config,
+)
 from jaxdti.training.signals import stop_signals
 from jaxdti.training.vectors import Progress, VectorFit, VectorReplica
 
@@ -51,14 +57,11 @@ def train_vectors(config: Config, output: Path, *, overwrite: bool = False) -> d
       DataError: the data are unfit, or ``output`` exists and is not to be overwritten.
       Interrupted: a signal arrived; ``resume_vectors`` goes on.
     """
-    if not is_free(output) and not (overwrite and (output / "config.yaml").is_file()):
-        raise DataError(
-            f"{output}: already exists; give another --output, or --resume {output}, or --overwrite where it is a run"
-        )
+    check_directory(output, overwrite)
     domains = load_domains(config, _seeds(config))
-    create_directory(output)
-    save_config(config, output / "config.yaml")
-    write_json(output / "data.json", {"sha256": _fingerprint(domains)})
+    with new_directory(output):
+        save_config(config, output / "config.yaml")
+        write_json(output / "data.json", {"sha256": _fingerprint(domains)})
     return _run(config, output, domains)
 
 

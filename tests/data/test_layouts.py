@@ -51,6 +51,38 @@ def test_integer_keys_of_parquet_match_those_of_csv(relational, tmp_path):
     ]
 
 
+def parquet(tmp_path, **columns):
+    path = tmp_path / "pairs.parquet"
+    pa.parquet.write_table(pa.table({"SMILES": ["CCO", "CCN"], "Protein": [MKT, ACD], "Y": [1, 0]} | columns), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"SMILES": [b"CCO", b"CCN"], "Protein": [MKT.encode(), ACD.encode()], "Y": [b"1", b"0"]},
+        {"SMILES": pa.array(["CCO", "CCN"]).dictionary_encode(), "Y": pa.array([1.0, 0.0]).dictionary_encode()},
+        {"Y": [True, False]},
+    ],
+    ids=["binary", "dictionary", "boolean"],
+)
+def test_parquet_types_that_are_text_in_other_clothes(tmp_path, columns):
+    path = parquet(tmp_path, **columns)
+    found = load_interactions(DataConfig(), {"table": path}, "classification").table
+    assert triples(found) == [("CCO", MKT, 1.0), ("CCN", ACD, 0.0)]
+    assert load_for_prediction(path, DataConfig()).errors.tolist() == ["", ""]
+
+
+@pytest.mark.parametrize("name", ["SMILES", "Protein", "Y"])
+def test_parquet_columns_that_are_no_text_are_named(tmp_path, name):
+    path = parquet(tmp_path, **{name: [["1"], ["0"]]})
+    with pytest.raises(DataError, match=rf"pairs\.parquet: column '{name}' holds values of type list<.*text"):
+        load_interactions(DataConfig(), {"table": path}, "classification")
+    path = parquet(tmp_path, **{name: [b"\xff", b"\xff"]})
+    with pytest.raises(DataError, match=rf"pairs\.parquet: column '{name}': the text is not UTF-8"):
+        load_interactions(DataConfig(), {"table": path}, "classification")
+
+
 def test_one_side_may_stay_flat(relational, tmp_path):
     data, pairs = relational(f"drug,Sequence,Y\n1,{MKT},1\n")
     data = DataConfig(drugs=data.drugs)

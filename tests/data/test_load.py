@@ -179,6 +179,17 @@ def test_a_named_set_is_joined_and_split_by_a_file(files, tmp_path, monkeypatch)
         load_data(DataConfig(**paths, split_file=str(tmp_path / "split.json")), "classification")
 
 
+@pytest.mark.parametrize("given", ["files", "dataset", "planted"])
+def test_a_kind_of_split_for_data_that_come_split_is_refused(files, monkeypatch, given):
+    paths = {part: files[part] for part in ("train", "validation", "test")}
+    if given == "dataset":
+        named(monkeypatch, parts=paths)
+    data = DataConfig(**paths) if given == "files" else DataConfig(dataset=given, planted=PlantedConfig(pairs=400))
+    load_data(replace(data, split="random"), "classification")  # the default, which a stored configuration holds
+    with pytest.raises(DataError, match=r"data.split=cold_drug is set, but data\.\S+ .*leave out .* --data.table"):
+        load_data(replace(data, split="cold_drug"), "classification")
+
+
 def test_one_table_is_split_by_cluster_here(files):
     """These drugs and proteins resemble none another at a threshold of 0.2: every one is a cluster."""
     config = DataConfig(table=files["table"], split="cluster", split_seed=2, cluster_threshold=0.2, target_share=0.5)

@@ -6,6 +6,7 @@ import sys
 from io import BytesIO
 from pickle import dump, load
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,15 +16,14 @@ from rdkit import Chem
 from jaxdti.data import molecules
 from jaxdti.data.molecules import (
     ATOM_COLUMNS,
-    ATOM_FEATURES,
     ELEMENTS,
     HYBRIDISATIONS,
-    expand_atoms,
     featurize_batch,
     featurize_molecule,
     read_molecule,
     serve,
 )
+from jaxdti.layers.graph import ATOM_FEATURE_WIDTHS, atom_features
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 
@@ -33,12 +33,15 @@ def test_atoms_and_bonds_equal_the_reference_arrays(reference_dir):
     with open(reference_dir / "drugban_rows.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 32
+    assert (len(ELEMENTS), len(HYBRIDISATIONS)) == (ATOM_FEATURE_WIDTHS[0], ATOM_FEATURE_WIDTHS[5])
+    found, expected = [], []
     for i, row in enumerate(rows):
         _, atoms, bonds = featurize_molecule(row["SMILES"])
-        expected = arrays["atom_features_all32"][i]
         assert len(atoms) == arrays["num_atoms_all32"][i]
-        np.testing.assert_array_equal(expand_atoms(atoms), expected[: len(atoms), :74], err_msg=row["SMILES"])
+        found.append(atoms)
+        expected.append(arrays["atom_features_all32"][i][: len(atoms), :74])
         assert 2 * len(bonds) + len(atoms) + 290 == arrays["num_edges_all32"][i]
+    np.testing.assert_array_equal(atom_features(jnp.asarray(np.concatenate(found))), np.concatenate(expected))
 
 
 def test_bonds_join_the_same_atoms_as_the_reference_edges(reference_dir):
@@ -103,22 +106,11 @@ def test_columns_of_a_charged_aromatic_and_an_unlisted_atom():
     _, atoms, _ = featurize_molecule("[Ru+3]")
     assert atoms[0, columns["element"]] == -1
     assert atoms[0, columns["formal_charge"]] == 3
-    assert not expand_atoms(atoms)[0, : len(ELEMENTS)].any()
+    assert not atom_features(jnp.asarray(atoms))[0, : len(ELEMENTS)].any()
     _, atoms, bonds = featurize_molecule("c1cc[nH]c1")
     nitrogen = atoms[atoms[:, columns["element"]] == ELEMENTS.index("N")][0]
     assert nitrogen[columns["aromatic"]] == 1 and nitrogen[columns["hydrogens"]] == 1
     assert nitrogen[columns["degree"]] == 2 and len(bonds) == 5
-
-
-def test_expanded_blocks_are_one_hot_or_the_number():
-    atoms = np.array([[2, 10, 0, -2, 3, 4, 1, 0], [-1, -1, -1, 0, 0, -1, 0, -1]], np.int8)
-    expanded = expand_atoms(atoms)
-    assert expanded.shape == (2, 74) == (2, ATOM_FEATURES) and expanded.dtype == np.float32
-    assert {i: v for i, v in enumerate(expanded[0].tolist()) if v} == {
-        2: 1, 53: 1, 54: 1, 61: -2, 62: 3, 67: 1, 68: 1, 69: 1
-    }  # fmt: skip
-    assert not expanded[1].any()
-    assert expand_atoms(np.zeros((0, 8), np.int8)).shape == (0, 74)
 
 
 def test_stereo_twins_share_flat_smiles_and_features():

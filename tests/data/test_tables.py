@@ -20,6 +20,7 @@ from jaxdti.data.tables import (
     check_output,
     find_column,
     read_table,
+    table_name,
     write_table,
 )
 
@@ -98,11 +99,16 @@ def test_encoded_columns_hold_each_string_once(tmp_path, monkeypatch):
         (b"", ["empty"]),
         (b"\n\r\n \n", ["empty"]),
         (gzip.compress(b"", mtime=0), ["empty"]),
+        (b"\xef\xbb\xbf", ["empty"]),
+        (b"\xef\xbb\xbf\r\n", ["empty"]),
         (b"SMILES,Protein,Y\n", ["only the header", "'SMILES', 'Protein', 'Y'"]),
+        (b"SMILES,Protein,Y", ["only the header", "'SMILES', 'Protein', 'Y'"]),
+        (b'"SMI\nLES",Protein\nC,MKT\n', ["the header has a quote that does not end"]),
         (b"a,b\n1,2\n3\n", ["data row 2", "1 columns", "header has 2"]),
         (b"a,b\n1,2\n3,4\n5,6,7\n", ["data row 3", "3 columns", "header has 2"]),
         (b"a,b,a\n1,2,3\n", ["'a' occurs twice"]),
         ("a,b\n\u00fc,2\n".encode("latin-1"), ["not UTF-8"]),
+        ("a,b\n1,2\n3\n\u00fc,2\n".encode("latin-1"), ["data row 2", "1 columns"]),
         ("\u00fc,b\n1,2\n".encode("latin-1"), ["not UTF-8"]),
         (TEXT.decode().encode("utf-16"), ["not a text table"]),
         (bytes(range(256)) * 4, ["not a text table"]),
@@ -131,6 +137,14 @@ def test_truncated_parquet(tmp_path):
 def test_first_line_too_long_for_a_header(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "HEADER_BYTES", 64)
     fails(file_of(tmp_path, b"A" * 200 + b"\n"), "not a header")
+
+
+def test_twenty_thousand_columns_have_a_header_of_any_length(tmp_path):
+    names = [f"ENSG{i:011d}" for i in range(20_000)]
+    file = TableFile(file_of(tmp_path, "\t".join(names).encode() + b"\n" + b"\t".join([b"1"] * 20_000) + b"\n"))
+    assert file.columns == names and len(file.read(names[:2])) == 1
+    with pytest.raises(DataError, match=r"'ENSG00000000039', \.\.\. \(20,000 columns\)"):
+        find_column(names, DRUG, file.path)
 
 
 DRUG = Wanted("drug", "data.drug_column", None, DRUG_NAMES)
@@ -209,12 +223,33 @@ def test_text_is_quoted_only_where_needed(tmp_path):
     assert gzip.decompress((tmp_path / "out.csv.gz").read_bytes()) == (tmp_path / "out.csv").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("pairs.csv", "pairs"),
+        ("in/pairs.v1.csv", "pairs.v1"),
+        ("pairs.v1.TSV.gz", "pairs.v1"),
+        ("pairs.v1", "pairs.v1"),
+        ("p.parquet", "p"),
+    ],
+)
+def test_only_extensions_of_tables_are_taken_from_a_name(name, expected):
+    assert table_name(Path(name)) == expected
+
+
 @pytest.mark.parametrize("name", ["out", "out.txt", "out.gz", "out.parquet.gz", ".csv"])
 def test_unknown_extensions(tmp_path, name):
     with pytest.raises(DataError, match="unknown extension"):
         write_table(pa.table(ROWS), tmp_path / name)
     with pytest.raises(DataError, match="unknown extension"):
         check_output(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_column_that_text_cannot_hold(tmp_path):
+    table = pa.table({"a": [[1], [2, 3]]})
+    with pytest.raises(DataError, match=r"out\.csv: cannot be written \(Unsupported Type:list"):
+        write_table(table, tmp_path / "out.csv")
     assert list(tmp_path.iterdir()) == []
 
 

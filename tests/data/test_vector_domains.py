@@ -1,6 +1,10 @@
 """Digits and tables of features with two domains: parts that do not overlap, shifts, what is refused."""
 
+import datetime
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from sklearn.datasets import load_digits
 
@@ -101,6 +105,14 @@ def test_given_tables(tables):
 def test_what_is_wrong_with_given_tables(tables, name, text, message):
     tables[name].write_text(text)
     with pytest.raises(DataError, match=message):
+        read(tables)
+
+
+def test_a_column_of_dates_is_no_feature(tables, tmp_path):
+    columns = {"a": [1, 3], "b": [datetime.date(2020, 1, 1)] * 2, "label": ["x", "y"]}
+    tables["source"] = tmp_path / "source.parquet"
+    pa.parquet.write_table(pa.table(columns), tables["source"])
+    with pytest.raises(DataError, match=r"source\.parquet: column 'b' holds something else than numbers"):
         read(tables)
 
 

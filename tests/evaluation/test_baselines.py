@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 from jaxdti.data.interactions import DataError, InteractionTable
 from jaxdti.evaluation import baselines
 from jaxdti.evaluation.baselines import BASELINES, baseline_scores, baseline_table, evaluate_baselines
+from jaxdti.evaluation.evaluation import json_ready
 
 SIMILARITY = ("similarity", "drug_only", "protein_only")
 DRUGS = ("CCO", "CCN", "CCCC", "c1ccccc1", "c1ccccc1O", "c1ccncc1", "CC(=O)O", "CC(=O)N", "[Zn]", "CC(=O)Oc1ccccc1")
@@ -158,6 +159,15 @@ def test_evaluation_reports_test_rows_with_the_validation_threshold(table):
     assert rows[0] == ("model", "auroc", "95 % interval", "auprc")
     assert [row[0] for row in rows[1:]] == list(BASELINES["classification"])
     assert rows[1][1] == f"{results['similarity']['auroc']:.3f}"
+
+
+def test_a_test_part_of_one_class_has_undefined_metrics(table):
+    table = dataclasses.replace(table, label=np.where(np.arange(len(table)) < 80, table.label, 1.0))
+    asked = {"task": "classification", "names": ["similarity"], "bootstrap": 20}
+    results = evaluate_baselines(table, np.arange(60), np.arange(60, 80), np.arange(80, 120), **asked)
+    expected = ("similarity", "undefined", "", "undefined")
+    assert baseline_table(results, "classification")[1] == expected
+    assert baseline_table(json_ready(results), "classification")[1] == expected  # as a run stores them
 
 
 def test_the_consensus_is_the_mean_rank_of_network_similarity_and_forest(table):

@@ -247,17 +247,6 @@ def test_bfloat16_and_two_logits(form, pairs):
     np.testing.assert_allclose(found, expected, atol=0.05 * np.ptp(expected))
 
 
-def test_replicas_score_as_they_do_one_by_one(form, pairs, variables, expected):
-    other = random_variables(CONFIG, 4)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), variables, other)
-    rows = np.array([4, 17, 4, 29])
-    found = scorer_of(pairs, replicas=2)(stacked, rows)
-    assert found.shape == (2, 4) and found.dtype == np.float32
-    np.testing.assert_allclose(found[0], expected[rows], atol=1e-5)
-    np.testing.assert_array_equal(found[1], scorer_of(pairs)(other, rows))
-    assert np.abs(found[1] - found[0]).max() > 1e-3
-
-
 def test_the_reference_option_scores_at_the_published_shape(form, pairs):
     table, store = pairs
     config = dataclasses.replace(CONFIG, reference=True)

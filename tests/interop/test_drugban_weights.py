@@ -14,13 +14,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdti.config import Config, ModelConfig
+from jaxdti.config import REFERENCE_ATOMS, REFERENCE_RESIDUES, Config, ModelConfig
 from jaxdti.data.batches import PairBatch, Shape
 from jaxdti.data.interactions import DataError, FeatureStore
 from jaxdti.data.molecules import featurize_batch
 from jaxdti.data.sequences import encode_sequence
 from jaxdti.interop.drugban import detect_config, drugban_entries, from_torch, read_weights, to_torch
-from jaxdti.models.drugban import REFERENCE_ATOMS, REFERENCE_RESIDUES, DrugBAN
+from jaxdti.models.drugban import DrugBAN
 from jaxdti.training.features import device_features
 from jaxdti.training.objectives import pair_objective
 from jaxdti.training.state import TrainState, hyper_parameters

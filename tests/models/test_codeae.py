@@ -45,8 +45,10 @@ def test_reconstruction_generation_and_sampling(model):
     module, variables = model
     x = draw(ROWS, GENES)
     source, target = module.apply(variables, x, x)
-    np.testing.assert_allclose(source, module.apply(variables, x, method="reconstruct_source"), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(target, module.apply(variables, x, method="reconstruct_target"), rtol=1e-5, atol=1e-6)
+    for found, domain in ((source, "source"), (target, "target")):
+        codes = module.apply(variables, x, method=f"encode_{domain}")
+        expected = module.apply(variables, codes, method="decode")
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     rngs = {"sample": jax.random.PRNGKey(1)}
     codes = module.apply(variables, 9, rngs=rngs, method="sample")
     np.testing.assert_allclose(np.linalg.norm(codes.shared, axis=-1), 1.0, rtol=1e-5)

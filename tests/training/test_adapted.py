@@ -13,7 +13,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jaxdti.config import AdaptationConfig, Config, ModelConfig, TrainingConfig, config_from_dict
+from jaxdti.config import (
+    REFERENCE_ATOMS,
+    REFERENCE_RESIDUES,
+    AdaptationConfig,
+    Config,
+    ModelConfig,
+    TrainingConfig,
+    config_from_dict,
+)
 from jaxdti.data.batches import Buckets, Chunk, PairBatch, Shape, pair_batch
 from jaxdti.data.interactions import DataError, FeatureStore
 from jaxdti.data.load import load_data
@@ -22,7 +30,6 @@ from jaxdti.data.sequences import encode_sequence
 from jaxdti.inference.predict import predict
 from jaxdti.inference.scoring import buckets_for
 from jaxdti.interop.drugban import from_torch, read_weights, to_torch
-from jaxdti.models.drugban import REFERENCE_ATOMS, REFERENCE_RESIDUES
 from jaxdti.training import adapted as adapted_module
 from jaxdti.training import loop
 from jaxdti.training.adapted import adapted_objective, domain_batch, plan_domains, refreshes

@@ -89,6 +89,39 @@ def test_what_a_save_left_half_written_is_not_a_checkpoint(tmp_path, states, mon
         assert bits(checkpoints.restore(like, like.params)[0]) == bits(state)
 
 
+def damage(folder):
+    """Empties all files of an array tree, as a full disk does."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_saved_again(tmp_path, states, capsys):
+    first, second = states
+    folder = tmp_path / "checkpoints"
+    with open_checkpoints(folder) as checkpoints:
+        for step, state in ((3, first), (5, second)):
+            checkpoints.save(step, state, state.params, PROGRESS | {"epoch": step})
+    damage(folder / "5" / "state" / "d")
+    with open_checkpoints(folder) as checkpoints:
+        restored, best, progress = checkpoints.restore(second, second.params)
+        assert bits((restored, best)) == bits((first, first.params)) and progress["epoch"] == 3
+        said = capsys.readouterr().err
+        assert said.startswith(f"{folder / '5'}: damaged (") and said.count("\n") == 1
+        checkpoints.save(5, second, second.params, PROGRESS)
+        assert bits(checkpoints.restore(first, first.params)[0]) == bits(second)
+    for step in ("3", "5"):
+        damage(folder / step / "progress")
+    with (
+        open_checkpoints(folder) as checkpoints,
+        pytest.raises(DataError, match="no checkpoint can be read; .* 5,") as e,
+    ):
+        checkpoints.restore(first, first.params)
+    assert "\n" not in str(e.value) and sorted(path.name for path in folder.iterdir()) == ["3", "5"]
+    gc.collect()  # what the failed restores left
+
+
 def test_weights_come_back_and_are_replaced(tmp_path, states):
     first, second = states
     save_weights(tmp_path / "weights", first.params)

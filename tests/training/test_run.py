@@ -158,6 +158,9 @@ def test_a_directory_in_use_is_refused_and_only_a_run_is_overwritten(tiny_config
     for overwrite, fault in ((False, "already exists"), (True, r"is not a run directory \(no config.yaml\)")):
         with pytest.raises(DataError, match=f"foreign: {fault}"):
             train(config, foreign, overwrite=overwrite)
+    (foreign / "config.yaml").write_text("title: thesis")
+    with pytest.raises(DataError, match=r"foreign: is not a run directory \(no data.json or model.json\)"):
+        train(config, foreign, overwrite=True)
     assert (foreign / "thesis.tex").read_text() == "years of work"
     # Data that are unfit must not cost the earlier run.
     with pytest.raises(DataError, match="nowhere.csv"):
@@ -166,11 +169,21 @@ def test_a_directory_in_use_is_refused_and_only_a_run_is_overwritten(tiny_config
     # What is overwritten is gone as a whole.
     old = tmp_path / "old"
     old.mkdir()
-    for name in ("config.yaml", "left.over"):
+    for name in ("config.yaml", "data.json", "left.over"):
         (old / name).write_text("")
+    (old / "weights").mkdir()
     monkeypatch.setattr(run_module, "_run", lambda config, output, dataset: {"files": sorted(output.iterdir())})
     files = train(config, old, overwrite=True)["files"]
     assert [path.name for path in files] == ["config.yaml", "data.json", "split.json"]
+
+
+def test_an_empty_directory_stays_as_it_may_be_a_link(tiny_config, tmp_path, monkeypatch):
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "run").symlink_to("volume")
+    monkeypatch.setattr(run_module, "_run", lambda *_: {"done": True})
+    for overwrite in (False, True):
+        assert train(tiny_config(), tmp_path / "run", overwrite=overwrite) == {"done": True}
+        assert (tmp_path / "volume" / "data.json").is_file() and (tmp_path / "run").is_symlink()
 
 
 def test_a_beginning_that_is_interrupted_leaves_no_directory(tiny_config, tmp_path, monkeypatch):
@@ -197,11 +210,24 @@ def test_rows_that_the_run_was_trained_on_are_counted_where_its_data_are_still_t
     rows = np.concatenate([dataset.parts["train"][:5], dataset.parts["test"]])
     pairs = dataset.table.rows(rows)
     assert rows_trained_on(run, config, pairs) == 5
+    # A replica and a setting of a sweep leave that record to the whole.
+    assert rows_trained_on(run / "replicas" / "0", config, pairs) == 5
+    (tmp_path / "sweep" / "data").mkdir(parents=True)
+    (tmp_path / "sweep" / "data" / "0").symlink_to(run)
+    assert rows_trained_on(tmp_path / "sweep" / "settings" / "3", config, pairs) == 5
+    for folder in (tmp_path, tmp_path / "replicas" / "0"):  # imported weights
+        with pytest.raises(DataError, match="does not record its training data"):
+            rows_trained_on(folder, config, pairs)
     test.write_text("\n".join(test.read_text().splitlines()[:-1]) + "\n")
-    assert rows_trained_on(run, config, pairs) is None
+    with pytest.raises(DataError, match="run have changed since it was trained"):
+        rows_trained_on(run, config, pairs)
+    (run / "data.json").write_text("{")
+    for ask in (lambda: resume(run), lambda: rows_trained_on(run, config, pairs)):
+        with pytest.raises(DataError, match="data.json: damaged .JSONDecodeError"):
+            ask()
     test.unlink()
-    assert rows_trained_on(run, config, pairs) is None
-    assert rows_trained_on(tmp_path, config, pairs) is None  # imported weights
+    with pytest.raises(DataError, match=r"cannot be read from this folder \(.*test.csv: no such file\)"):
+        rows_trained_on(run, config, pairs)
 
 
 def test_places_that_cannot_be_a_run_directory_are_refused(tiny_config, tmp_path):

@@ -17,6 +17,7 @@ from jaxdti import cli
 from jaxdti.config import load_config, save_config
 from jaxdti.data.interactions import DataError
 from jaxdti.data.load import load_data
+from jaxdti.data.splits import write_split
 from jaxdti.data.tables import read_table
 from jaxdti.training import method as method_module
 from jaxdti.training import results
@@ -99,6 +100,9 @@ def test_values_and_ranges_are_read_as_their_key_wants_them(text, path, values):
         (["training.replicas=1,2"], "--grid training.replicas: every setting is one model; sweep training.seed"),
         (["task=classification,regression"], "--grid task: scores of different tasks cannot be compared"),
         (["output.bootstrap=0,1"], "--grid output.bootstrap: changes nothing about the model"),
+        (["transfer.layer_decay=0.5,1"], "--grid transfer.layer_decay: changes nothing about a sweep"),
+        (["vectors.dropout=0,0.5"], "--grid vectors.dropout: changes nothing"),
+        (["response.seed=0,1"], "--grid response.seed: changes nothing"),
     ],
 )
 def test_mistakes_in_a_grid_are_named(texts, message):
@@ -424,6 +428,22 @@ def test_split_seeds_are_replicas_with_other_rows(tiny_config, one_table, tmp_pa
     assert (tmp_path / "sweep/data/1/split.json").read_text() == (tmp_path / "alone/split.json").read_text()
     names = [row[0] for row in sweep_table(found)[-2:]]
     assert names == ["similarity (data of setting 0)", "similarity (data of setting 1)"]
+
+
+def test_folds_of_one_table_are_replicas_too(tiny_config, one_table, tmp_path):
+    config = tiny_config(epochs=1, buckets=1, data=one_table(split="cold_drug"))
+    files = []
+    for seed in (3, 4):
+        data = load_data(setting_config(config, {"data.split_seed": seed}).data, config.task)
+        files.append(str(tmp_path / f"fold{seed}.json"))
+        write_split(Path(files[-1]), data.parts, data.table, "cold_drug", seed)
+    found = sweep(config, [f"data.split_file={','.join(files)}"], tmp_path / "sweep", together=2)
+    assert json.loads((tmp_path / "sweep/groups/0/metrics.jsonl").read_text().splitlines()[1])["replica"] == 1
+    train(setting_config(config, {"data.split_file": files[1]}), tmp_path / "alone")
+    assert_same_run(tmp_path / "sweep/settings/1", tmp_path / "alone")
+    assert len(found.rows) == 2 and found.rows[0]["test_auroc"] != found.rows[1]["test_auroc"]
+    with pytest.raises(DataError, match="--grid data.split_seed: these data come split already"):
+        grouped(setting_config(config, {"data.split_file": files[1]}), "data.split_seed=0,1")
 
 
 def test_a_setting_ends_as_the_single_run_of_its_configuration(tiny_config, tmp_path):
