@@ -42,10 +42,14 @@ def test_from_tables_to_results(flags, tmp_path, capsys):
     assert "accuracy on target test rows, mean ± sd over 2 seeds" in shown and "san: above none on" in shown
     with (tmp_path / "run" / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["method"], row["seed"]) for row in rows] == [("none", "0"), ("none", "1"), ("san", "0"), ("san", "1")]
+    methods = ("none", "san", "similarity", "random_forest", "logistic_regression")
+    assert [(row["method"], row["seed"]) for row in rows] == [(name, seed) for name in methods for seed in "01"]
     assert all(float(row["source_accuracy"]) == 1.0 for row in rows)
     assert all(float(row["target_accuracy"]) > 0.9 for row in rows if row["method"] == "san")
-    assert len(json.loads((tmp_path / "run" / "summary.json").read_text())["results"]) == 4
+    assert all(float(row["target_accuracy"]) == 1.0 for row in rows if row["method"] == "random_forest")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert len(summary["results"]) == 2 * len(methods)
+    assert [row["method"] for row in summary["differences"]] == list(methods[1:])
     assert main(["train", "--vectors.methods=none", *flags]) == 2
     assert "already exists" in capsys.readouterr().err
 
@@ -72,6 +76,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, 
     assert trained == ["none", "dann", "dann", "san"]
     assert (run / "results.csv").read_text() == (whole / "results.csv").read_text()
     assert "san: above none on" in capsys.readouterr().out
+    monkeypatch.setattr(vector_run, "vector_baseline", None)
     assert main(["train", "--resume", str(run)]) == 0 and len(trained) == 4  # finished: nothing is trained
     (tmp_path / "test.csv").write_text((tmp_path / "test.csv").read_text().replace("yes", "no", 1))
     assert main(["train", "--resume", str(run)]) == 2
