@@ -144,7 +144,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     plain = lambda value: "" if isinstance(value, float) and np.isnan(value) else value
     try:
         with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows({name: plain(value) for name, value in row.items()} for row in rows)
         os.replace(temporary, path)
