@@ -42,7 +42,8 @@ def vector_baseline(name: str, features: np.ndarray, label: np.ndarray, classes:
     if len(np.unique(label)) == 1:  # scikit-learn refuses a single class
         return lambda asked: np.repeat(votes[:1], len(asked), axis=0)
     if name == "random_forest":
-        model = RandomForestClassifier(_FOREST_TREES, min_samples_leaf=_FOREST_LEAF, n_jobs=2, random_state=seed)
+        # In one thread: between several scikit-learn 1.9 may lose the filters of warnings, and then warns at each tree.
+        model = RandomForestClassifier(_FOREST_TREES, min_samples_leaf=_FOREST_LEAF, random_state=seed)
     else:
         model = LogisticRegression(max_iter=2000)
     model.fit(features, label)

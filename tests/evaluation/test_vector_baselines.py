@@ -7,8 +7,8 @@ from jaxdti.evaluation.vector_baselines import VECTOR_BASELINES, vector_baseline
 
 
 def test_the_vote_on_bits_is_weighted_by_tanimoto_to_the_fourth():
-    train, label = np.float32([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 1]]), np.array([0, 2, 2])
-    asked = np.float32([[1, 1, 1, 0], [0, 0, 0, 0]])
+    train, label = np.asarray([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 1]], np.float32), np.array([0, 2, 2])
+    asked = np.asarray([[1, 1, 1, 0], [0, 0, 0, 0]], np.float32)
     found = vector_baseline("similarity", train, label, 3, 0)(asked)
     weight = np.array([2 / 3, 1 / 3, 1 / 4]) ** 4
     np.testing.assert_allclose(found[0], [weight[0] / weight.sum(), 0, weight[1:].sum() / weight.sum()], rtol=1e-6)
@@ -16,8 +16,8 @@ def test_the_vote_on_bits_is_weighted_by_tanimoto_to_the_fourth():
 
 
 def test_the_vote_on_numbers_is_weighted_by_the_cosine_about_the_mean():
-    train, label = np.float32([[6, 5], [4, 5], [5, 6], [5, 4]]), np.array([0, 1, 1, 1])
-    found = vector_baseline("similarity", train, label, 2, 0)(np.float32([[7, 6]]))  # (2, 1) from the mean
+    train, label = np.asarray([[6, 5], [4, 5], [5, 6], [5, 4]], np.float32), np.array([0, 1, 1, 1])
+    found = vector_baseline("similarity", train, label, 2, 0)(np.asarray([[7, 6]], np.float32))  # (2, 1) from the mean
     weight = np.array([2.0, 1.0]) ** 4  # of the first and the third; the cosines of the others are negative
     np.testing.assert_allclose(found[0], weight / weight.sum(), rtol=1e-5)
 
