@@ -632,8 +632,8 @@ class TransferConfig:
     """none | full (all weights start from the source) | feature (a lower part stays the source's, and is computed once)
     | shallow (logistic regression, beside SVM and random forest, on the source's joint features)"""
     frozen: tuple[str, ...] = ("pooling",)
-    """feature: what stays: pooling (all before the decoder), encoders, drug_encoder, protein_encoder, or names of
-    modules such as sequence_layers_*"""
+    """feature: what stays: pooling (all before the decoder), encoders, drug_encoder, protein_encoder, up_to_N (the
+    lowest N layers of both encoders, the embeddings first), or names of modules such as sequence_layers_*"""
     fresh: tuple[str, ...] = ()
     """full, feature: what begins anew from random weights, such as decoder; names as in frozen"""
     unfreeze: tuple[str, ...] = ()
