@@ -427,6 +427,8 @@ def test_a_gradual_unfreezing_goes_on_from_the_best_weights_and_resumes(tiny_con
             chex.assert_trees_all_equal(mine.variables, theirs.variables)
     summary = json.loads((run / "summary.json").read_text())
     assert list(summary["compared"]) == ["the source itself"] and not (run / "stage_1" / "baselines.json").exists()
+    for stage, name in (("stage_1", "the source itself"), ("stage_2", "the stage before")):
+        assert list(json.loads((run / stage / "summary.json").read_text())["compared"]) == [name]
 
     chunks = []
 
