@@ -59,6 +59,8 @@ def _train_vectors(output: Path, config: Any = None, overwrite: bool = False) ->
     seeds = len(found["seeds"])
     over = f"mean ± sd over {seeds} seeds" if seeds > 1 else "one seed"
     print_table(f"accuracy on target test rows, {over}", found["lines"])
+    if found["database_lines"]:
+        print_table(f"the same by database, mean over the targets, {over}", found["database_lines"])
     for line in found["verdicts"]:
         print(line)
     print(f"written to {output / 'results.csv'}, summary.json and accuracy.png")

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from jaxdti.evaluation.vector_baselines import VECTOR_BASELINES
 COMPARED = ("none", "dann")  # the methods that others are held against
 _GAP_ROWS = 20  # of each domain, at least
 _LEVEL = 0.95
+ON_DATABASE = "target_accuracy_on_"  # followed by its name: of the test rows of one database
 _NOT_MEASURED = ("task", "method", "seed", "failed", "best_epoch")
 
 Row = dict[str, Any]
@@ -29,16 +30,19 @@ def measure_domains(
     target_label: np.ndarray,
     source_features: np.ndarray | None = None,
     target_features: np.ndarray | None = None,
+    databases: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, float]:
     """Of one network: accuracies, its share of predictions outside the target's classes, and the domains' distance.
 
     Args:
       source_logits: float [N, K] of validation rows; source_label: int [N]; source_features: float [N, F].
       target_logits: float [M, K] of test rows; target_label: int [M]; target_features: float [M, F].
+      databases: name -> bool [M], test rows whose accuracy is told apart; they may overlap.
 
     Returns:
       ``target_accuracy``, ``target_balanced_accuracy`` (mean over the classes that the target has), ``outlier_share``,
       ``source_accuracy`` and ``proxy_a_distance``; the last NaN where a domain has too few rows, or without features.
+      For each database ``target_accuracy_on_NAME``, NaN without rows.
     """
     called = np.argmax(target_logits, -1)
     right, present = called == target_label, np.unique(target_label)
@@ -52,6 +56,9 @@ def measure_domains(
         "outlier_share": float(np.mean(~np.isin(called, present))),
         "source_accuracy": float(np.mean(np.argmax(source_logits, -1) == source_label)),
         "proxy_a_distance": distance,
+    } | {
+        f"{ON_DATABASE}{name}": float(np.mean(right[own])) if own.any() else float("nan")
+        for name, own in (databases or {}).items()
     }
 
 
@@ -123,6 +130,17 @@ def domain_lines(summary: Sequence[Row], measure: str = "target_accuracy") -> li
     cells = {(row["task"], row["method"]): row for row in summary}
     text = lambda row: mean_and_sd_text(row, measure) + "*" * bool(row["failed"])
     return [("target", *methods)] + [(task, *(text(cells[task, method]) for method in methods)) for task in tasks]
+
+
+def database_lines(summary: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Target accuracy by database and method, mean over the tasks, header first; empty without databases."""
+    whole = [row for row in summary if row["task"] == "mean"]
+    names = [name for name in whole[0] if name.startswith(ON_DATABASE) and not name.endswith("_sd")]
+    lines = [
+        (name.removeprefix(ON_DATABASE), *(mean_and_sd_text(row, name) + "*" * bool(row["failed"]) for row in whole))
+        for name in names
+    ]
+    return [("database", *(row["method"] for row in whole)), *lines] if lines else []
 
 
 def mean_and_sd_text(row: Row, name: str) -> str:

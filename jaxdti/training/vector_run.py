@@ -21,6 +21,7 @@ from jaxdti.data.vectors import VectorDomains, read_domains
 from jaxdti.evaluation.domain_results import (
     COMPARED,
     Row,
+    database_lines,
     domain_lines,
     mean_and_sd_text,
     measure_domains,
@@ -48,7 +49,8 @@ def train_vectors(config: Config, output: Path, *, overwrite: bool = False) -> d
     (what each finished method reached, to resume from), results.csv (a row a network), summary.json and accuracy.png.
 
     Returns:
-      ``results``, one entry for each task and method (see ``summarise_domains``), and ``lines``, the printed table.
+      ``results``, one entry for each task and method (see ``summarise_domains``), ``differences`` (see
+      ``paired_differences``), and ``lines``, ``database_lines`` and ``verdicts``, what is printed.
 
     Raises:
       DataError: the data are unfit, or ``output`` exists and is not to be overwritten.
@@ -119,7 +121,11 @@ def _run(config: Config, output: Path, domains: VectorDomains) -> dict[str, Any]
     summary, differences = summarise_domains(rows), paired_differences(rows)
     facts = {"seconds": round(time.perf_counter() - started, 1), "seeds": list(seeds), "tasks": list(domains.tasks)}
     write_domain_results(output, rows, summary, facts | {"differences": differences})
-    told = {"lines": domain_lines(summary), "verdicts": verdicts(summary, differences)}
+    told = {
+        "lines": domain_lines(summary),
+        "database_lines": database_lines(summary),
+        "verdicts": verdicts(summary, differences),
+    }
     return facts | {"results": summary, "differences": differences} | told
 
 
@@ -194,6 +200,7 @@ def train_method(
             label["test"],
             features["validation"],
             features["test"],
+            databases={name: rows[own["test"]] for name, rows in domains.databases.items()},
         )
         found.append({"task": task, "method": adaptation.method, "seed": seeds[i]} | measured | _course(fit, r))
     return found
@@ -210,7 +217,11 @@ def baseline_rows(name: str, domains: VectorDomains, seeds: Sequence[int]) -> li
                 fitted[train] = vector_baseline(name, features["train"], label["train"], len(domains.classes), seed)
             score = fitted[train]
             measured = measure_domains(
-                score(features["validation"]), label["validation"], score(features["test"]), label["test"]
+                score(features["validation"]),
+                label["validation"],
+                score(features["test"]),
+                label["test"],
+                databases={name: rows[own["test"]] for name, rows in domains.databases.items()},
             )
             found.append({"task": task, "method": name, "seed": seed} | measured | {"best_epoch": "", "failed": ""})
     return found

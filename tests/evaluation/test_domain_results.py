@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdti.evaluation.domain_results import (
+    database_lines,
     domain_lines,
     measure_domains,
     paired_differences,
@@ -24,6 +25,19 @@ def test_the_measures_by_hand():
     assert found["outlier_share"] == pytest.approx(2 / 5)
     assert found["source_accuracy"] == pytest.approx(2 / 3)
     assert np.isnan(found["proxy_a_distance"])  # too few rows
+
+
+def test_accuracy_is_told_by_database():
+    label, logits = np.array([0, 0, 1, 1]), np.eye(2)[[0, 1, 1, 1]]
+    databases = {"one": np.array([True, True, False, False]), "two": np.array([False, True, True, True])}
+    databases["none of them"] = np.zeros(4, bool)
+    found = measure_domains(np.eye(2), np.array([0, 1]), logits, label, databases=databases)
+    assert found["target_accuracy_on_one"] == 0.5 and found["target_accuracy_on_two"] == pytest.approx(2 / 3)
+    assert np.isnan(found["target_accuracy_on_none of them"])
+    told = [{"task": task, "method": "san", "seed": 0, "failed": "", "best_epoch": 1} | found for task in "ab"]
+    lines = database_lines(summarise_domains(told))
+    assert lines == [("database", "san"), ("one", "0.500"), ("two", "0.667"), ("none of them", "nan")]
+    assert database_lines(summarise_domains(rows())) == []
 
 
 def test_domains_far_apart_have_a_large_distance():
