@@ -57,11 +57,14 @@ def _train_vectors(output: Path, config: Any = None, overwrite: bool = False) ->
         print(f"saved; continue with: jaxdti train --resume {output}", file=sys.stderr)
         return 128 + stop.signal
     seeds = len(found["seeds"])
-    print_table(f"accuracy on target test rows, mean ± sd over {seeds} seeds", found["lines"])
+    over = f"mean ± sd over {seeds} seeds" if seeds > 1 else "one seed"
+    print_table(f"accuracy on target test rows, {over}", found["lines"])
+    if found["database_lines"]:
+        print_table(f"the same by database, mean over the targets, {over}", found["database_lines"])
     for line in found["verdicts"]:
         print(line)
     print(f"written to {output / 'results.csv'}, summary.json and accuracy.png")
-    if failed := sum(row["failed"] for row in found["results"]):
+    if failed := sum(row["failed"] for row in found["results"] if row["task"] != "mean"):
         print(f"* {failed} networks failed with a loss that was not finite, and are left out", file=sys.stderr)
         return NON_FINITE
     return 0

@@ -258,7 +258,7 @@ class AdaptationConfig:
     schedule: str = "ramp"
     """strength over the epochs: ramp | constant"""
     start: float = 0.1
-    """epochs without adaptation at the beginning; below 1: a share of training.epochs"""
+    """epochs without adaptation at the beginning, fewer than training.epochs; below 1: a share of them"""
     batchnorm: str = "separate"
     """statistics of source and target pairs: separate (the target is scored with its own) | joint"""
     discriminator_features: tuple[int, ...] = (256, 256)
@@ -277,7 +277,7 @@ class AdaptationConfig:
     """weight of the mean prediction entropy of target pairs in the loss"""
     selection: str = "source"
     """what chooses the epoch, never a target label: source (validation score) | information (of the predictions on
-    target pairs) | importance (validation loss, weighted towards the target)"""
+    target pairs) | importance (validation loss, weighted towards the target); of pairs, see vectors.select"""
     source_only: bool = True
     """train without adaptation first, to compare with"""
     oracle: bool = False
@@ -289,8 +289,6 @@ class AdaptationConfig:
         _choose("adaptation.batchnorm", self.batchnorm, ("separate", "joint"))
         _choose("adaptation.class_weights", self.class_weights, ("target", "batch"))
         _choose("adaptation.selection", self.selection, ("source", "information", "importance"))
-        if self.method == "none" and self.selection != "source":
-            raise ValueError(f"adaptation.selection={self.selection} needs an adaptation.method")
         for name in ("strength", "start", "target_entropy"):
             _between(f"adaptation.{name}", getattr(self, name), 0)
         if self.discriminator_learning_rate is not None:
@@ -351,6 +349,8 @@ class VectorsConfig:
             _choose("vectors.methods", method, ADAPTATION_METHODS)
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise ValueError(f"vectors.methods={self.methods!r}: one or more are expected, each only once")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"vectors.tasks={self.tasks!r}: each only once")
         if not self.features or min(self.features) < 1:
             raise ValueError(f"vectors.features={self.features!r}: whole numbers above 0 are expected")
         _choose("vectors.select", self.select, ("last", "source"))
@@ -655,8 +655,8 @@ class TransferConfig:
     """none | full (all weights start from the source) | feature (a lower part stays the source's, and is computed once)
     | shallow (logistic regression, beside SVM and random forest, on the source's joint features)"""
     frozen: tuple[str, ...] = ("pooling",)
-    """feature: what stays: pooling (all before the decoder), encoders, drug_encoder, protein_encoder, or names of
-    modules such as sequence_layers_*"""
+    """feature: what stays: pooling (all before the decoder), encoders, drug_encoder, protein_encoder, up_to_N (the
+    lowest N layers of both encoders, the embeddings first), or names of modules such as sequence_layers_*"""
     fresh: tuple[str, ...] = ()
     """full, feature: what begins anew from random weights, such as decoder; names as in frozen"""
     unfreeze: tuple[str, ...] = ()
@@ -729,6 +729,16 @@ class Config:
                 f"adaptation.method={self.adaptation.method}, task={self.task}: on feature vectors vectors.methods "
                 "names the methods, and the task is classification"
             )
+        if self.vectors.given:
+            self._check_vectors()
+        elif self.adaptation.method == "none" and self.adaptation.selection != "source":
+            raise ValueError(f"adaptation.selection={self.adaptation.selection} needs an adaptation.method")
+        adapts = self.adaptation.method != "none" or (self.vectors.given and self.vectors.methods != ("none",))
+        if adapts and self.adaptation.start >= self.training.epochs:
+            raise ValueError(
+                f"adaptation.start={self.adaptation.start!r}: adaptation would never begin, as training.epochs="
+                f"{self.training.epochs}; fewer epochs are expected, or a share below 1"
+            )
         if self.transfer.mode != "none":
             self._check_transfer()
         for name, most in (("max_atoms", REFERENCE_ATOMS), ("max_residues", REFERENCE_RESIDUES)):
@@ -745,6 +755,25 @@ class Config:
         if self.task == "regression" and self.model.logits != 1:
             raise ValueError(
                 f"model.logits={self.model.logits} is a classification head; task=regression needs model.logits=1"
+            )
+
+    def _check_vectors(self) -> None:
+        """Refuses what a run on feature vectors would not heed."""
+        idle = {
+            f"data.{name}": getattr(self.data, name) for name in ("dataset", "train", "test", "target", "table")
+        } | {
+            "training.frozen": ",".join(self.training.frozen),
+            "training.distributed": self.training.distributed,
+            "training.chunk_steps": self.training.chunk_steps,
+            "training.patience": self.training.patience if self.vectors.select == "last" else None,
+            "adaptation.oracle": self.adaptation.oracle,
+            "adaptation.selection": self.adaptation.selection if self.adaptation.selection != "source" else None,
+            "transfer.mode": self.transfer.mode if self.transfer.mode != "none" else None,
+        }
+        if found := [f"{name}={value}" for name, value in idle.items() if value]:
+            raise ValueError(
+                f"{', '.join(found)}: without effect on feature vectors, so leave them out; the epoch is chosen by "
+                f"vectors.select=last or source, found {self.vectors.select}"
             )
 
     def _check_transfer(self) -> None:

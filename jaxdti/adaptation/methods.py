@@ -67,8 +67,8 @@ def adaptation_loss(
       variables: of ``init_adaptation``.
       labels: int [B], classes of the source rows.
       strength: of the reversal, or the weight of the other methods' loss.
-      target_classes: float32 [K], the mean prediction over all target rows, for the methods that weight classes with
-        it; ``config.class_weights`` may ask for the batch's instead.
+      target_classes: float32 [K], for the methods that weight classes: the mean prediction over all target rows, or
+        over the batch's, as ``config.class_weights`` says.
       reference: as the published DrugBAN code, the discriminator takes the domains in two passes, and the entropy
         weights of CDAN are reversed instead of detached.
     """
@@ -80,8 +80,6 @@ def adaptation_loss(
         return jax.vmap(apply)(x, mask) if reference else apply(x, mask)  # pyright: ignore[reportReturnType]
 
     features, mask = domains.features, domains.mask
-    if config.class_weights == "batch":
-        target_classes = san.class_weights(domains.probabilities[TARGET], mask[TARGET])
     match config.method:
         case "dann":
             return dann_loss(domains, discriminate, strength)

@@ -1,7 +1,7 @@
 """Compounds by the protein families they bind, and the sets of a transfer experiment: test, training, source."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,9 @@ from jaxdti.data.tables import TableFile, read_table
 from jaxdti.data.validation import load_interactions
 
 FAMILY_COLUMN = "family"
+DATABASE_COLUMN = "source"  # of the pairs, where they come from; may be missing
 EVERY = "all"  # the source of all other families together
+NO_SOURCE = "none"
 _LARGEST_GROUP = 0.1  # of the test set: a scaffold with more compounds stays on the training side
 
 
@@ -29,6 +31,7 @@ class FamilyCompounds:
     measured: np.ndarray  # bool [F, D]; paired with a protein of the family
     active: np.ndarray  # bool [F, D]; binds at least one of them
     lines: tuple[str, ...]  # what reading met
+    databases: dict[str, np.ndarray] = field(default_factory=dict)  # name -> bool [D], has a pair from there
 
     def number(self, name: str) -> int:
         """The row of a family.
@@ -80,15 +83,34 @@ def load_families(data: DataConfig) -> FamilyCompounds:
         raise DataError("name data.dataset, such as families/dti_six, or give data.table, data.drugs and data.proteins")
     family_of = _family_of_sequences(data)
     loaded = load_interactions(data, {"table": pairs}, "classification")
-    return compounds_by_family(loaded.table, family_of, loaded.report.lines())
+    found = compounds_by_family(loaded.table, family_of, loaded.report.lines())
+    if DATABASE_COLUMN not in TableFile(pairs).columns:
+        return found
+    origin = np.asarray(read_table(pairs, [DATABASE_COLUMN])[DATABASE_COLUMN].to_pylist(), object)[loaded.table.row]
+    return replace(found, databases=_databases(loaded.table, origin))
+
+
+def _databases(table: InteractionTable, origin: np.ndarray) -> dict[str, np.ndarray]:
+    """Name -> bool [D]; a compound with pairs of several databases belongs to each. ``origin``: objects [N]."""
+    found = {}
+    for name in sorted({str(name) for name in origin if name is not None}):
+        found[name] = np.zeros(len(table.drugs), bool)
+        found[name][table.drug[origin == name]] = True
+    return found
 
 
 def compounds_by_family(
     table: InteractionTable, family_of: dict[str, str], lines: Sequence[str] = ()
 ) -> FamilyCompounds:
-    """A compound is active in a family if it binds any protein of it; proteins without a family are left out."""
+    """A compound is active in a family if it binds any protein of it; proteins without a family are left out.
+
+    Raises:
+      DataError: fewer than two families, or one named ``EVERY`` or ``NO_SOURCE``.
+    """
     families = np.asarray([family_of.get(str(sequence), "") for sequence in table.proteins])
     names = tuple(sorted({str(name) for name in families} - {""}))
+    if reserved := [name for name in (EVERY, NO_SOURCE) if name in names]:
+        raise DataError(f"family {reserved[0]!r}: the name stands for something else here; give it another one")
     if len(names) < 2:
         raise DataError(f"{len(names)} protein families found ({', '.join(names)}); transfer needs two or more")
     measured, active = (np.zeros((len(names), len(table.drugs)), bool) for _ in range(2))
@@ -103,6 +125,7 @@ def draw_target(
     compounds: FamilyCompounds,
     target: str,
     scaffolds: np.ndarray,
+    plain: np.ndarray,
     *,
     test: int,
     sizes: Sequence[int],
@@ -111,10 +134,12 @@ def draw_target(
     """A balanced test set of whole scaffolds apart from the training pool, and the sizes that the pool can give.
 
     Scaffolds go to the test side in random order until both classes are there; what a class has too many of on that
-    side is left out. A scaffold of more than a tenth of the test set stays on the training side.
+    side is left out. A scaffold of more than a tenth of the test set stays on the training side. Molecules without a
+    scaffold may be on either side, so that stereoisomers of test compounds are left out of the pool too.
 
     Args:
       scaffolds: int [D], equal where the scaffold is.
+      plain: str objects [D], as ``plain_smiles``.
       test: compounds of the test set.
       sizes: wished for; even numbers.
 
@@ -141,6 +166,7 @@ def draw_target(
     side = np.asarray(taken, np.int64)
     chosen = [rng.permutation(side[active[side] == which])[: test // 2] for which in (True, False)]
     rest = np.setdiff1d(own, side)
+    rest = rest[without(rest, np.concatenate(chosen), plain)]
     pool = {which: rest[active[rest] == which] for which in (True, False)}
     fitting = tuple(size for size in sizes if size // 2 <= min(map(len, pool.values())))
     if min(map(len, chosen)) < test // 2 or not fitting:

@@ -42,13 +42,16 @@ def load_family_domains(
     """
     if unknown := [name for name in tasks if name not in TARGETS]:
         raise DataError(f"vectors.tasks: {unknown[0]!r}: choose from {', '.join(TARGETS)}")
-    compounds = load_families(DataConfig(dataset=DATASET, cache_dir=data.cache_dir))
+    limits = {name: getattr(data, name) for name in ("cache_dir", "max_atoms", "max_rejected")}
+    compounds = load_families(DataConfig(dataset=DATASET, **limits))
     binds = compounds.active.sum(0)
     rows = np.flatnonzero(binds == 1)
     smiles, label = compounds.smiles[rows], np.argmax(compounds.active[:, rows], 0)
     scaffold = scaffold_groups(smiles)
     counts = ", ".join(f"{name} {np.sum(label == k):,}" for k, name in enumerate(compounds.names))
+    databases = {name: of_database[rows] for name, of_database in compounds.databases.items()}
     return VectorDomains(
+        databases=databases,
         features=ecfp4(list(smiles), bits=BITS).astype(np.float32),
         label=label.astype(np.int64),
         classes=compounds.names,
@@ -63,6 +66,7 @@ def load_family_domains(
             *compounds.lines,
             f"{len(rows):,} compounds bind one family: {counts}; {int(np.sum(binds > 1)):,} bind several and "
             f"{int(np.sum(binds == 0)):,} none, and are left out",
+            *(f"{own.sum():,} of them have pairs of {name}" for name, own in databases.items()),
         ),
     )
 

@@ -1,7 +1,7 @@
 """Feature vectors of a source domain with classes, and of target domains that are shifted and may lack classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ class VectorDomains:
     classes: tuple[str, ...]  # [K]
     tasks: dict[str, tuple[Parts, ...]]  # name -> rows of the features, int64, one set of parts for each seed
     lines: tuple[str, ...] = ()  # what the data are, for the user
+    databases: dict[str, np.ndarray] = field(default_factory=dict)  # name -> bool [N]; test rows are told apart by it
 
 
 def read_domains(

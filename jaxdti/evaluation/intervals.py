@@ -42,7 +42,7 @@ def bootstrap_interval(
     label, score = finite_columns(label=label, score=score)
     function = _metric(metric, label)
     values = [function(label, score, w) for w in _weights(len(label), groups, resamples, seed)]
-    return _percentiles(np.concatenate(values), level)
+    return percentiles(np.concatenate(values), level)
 
 
 def paired_difference_interval(
@@ -62,7 +62,7 @@ def paired_difference_interval(
     values = [
         function(label, score_a, w) - function(label, score_b, w) for w in _weights(len(label), groups, resamples, seed)
     ]
-    return _percentiles(np.concatenate(values), level)
+    return percentiles(np.concatenate(values), level)
 
 
 def unseen_groups(table: InteractionTable, train: np.ndarray, evaluate: np.ndarray) -> np.ndarray | None:
@@ -147,7 +147,8 @@ def _weights(rows: int, groups: np.ndarray | None, resamples: int, seed: int) ->
         yield weights
 
 
-def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
+def percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
+    """The central interval that holds a share ``level`` of the values [N], NaN left out; NaN where there are none."""
     values = values[~np.isnan(values)]
     if not len(values):
         return float("nan"), float("nan")

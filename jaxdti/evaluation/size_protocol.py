@@ -29,6 +29,7 @@ from jaxdti.config import Config, SizesConfig, TrainingConfig, load_config, save
 from jaxdti.console import say
 from jaxdti.data.families import (
     EVERY,
+    NO_SOURCE,
     FamilyCompounds,
     TargetSets,
     draw_target,
@@ -45,13 +46,12 @@ from jaxdti.evaluation.size_results import SizeTable, measure, write_size_result
 from jaxdti.inference.shallow import logistic_regressions, random_forest, support_vectors
 from jaxdti.models.fnn import FNN, init_fnn, split, take_layers
 from jaxdti.training.loop import Interrupted, NonFiniteLoss
-from jaxdti.training.run import describe_environment, is_free, new_directory
+from jaxdti.training.run import SIZES_PROTOCOL, describe_environment, is_free, new_directory
 from jaxdti.training.signals import stop_signals
 from jaxdti.training.vectors import VectorFit, VectorReplica, fit_vectors, predict_vectors
 
 __all__ = ["Interrupted", "NonFiniteLoss", "resume_sizes", "run_sizes"]
 
-NO_SOURCE = "none"
 _SMALL_FAMILY = 1000  # compounds; below, the test set is a third as large
 _SMALL_SET = 16  # compounds; training sets up to it make a program of their own, as their batches are smaller
 _VALIDATION = 0.1  # of the compounds of a source
@@ -105,12 +105,12 @@ def run_sizes(config: Config, output: Path) -> SizeTable:
     with new_directory(output):
         save_config(config, output / "config.yaml")
         write_json(output / "environment.json", describe_environment())
-        write_json(output / "data.json", {"sha256": _fingerprint(experiment.compounds)})
+        write_json(output / "data.json", {"protocol": SIZES_PROTOCOL, "sha256": _fingerprint(experiment.compounds)})
     return _run(experiment, output)
 
 
 def resume_sizes(output: Path) -> SizeTable:
-    """Goes on with an interrupted protocol; finished sources and targets are not trained again.
+    """Goes on with an interrupted protocol; the sources, once all are trained, and finished pairs are kept.
 
     Raises:
       DataError: not the output of ``run_sizes``, or the data are no longer those it began with.
@@ -131,17 +131,16 @@ def _prepare(config: Config) -> Experiment:
     for line in compounds.lines:
         say(line)
     targets = sizes.targets or compounds.names
-    scaffolds = scaffold_groups(compounds.smiles)
+    scaffolds, plain = scaffold_groups(compounds.smiles), plain_smiles(compounds.smiles)
     seed, sets = config.training.seed, {}
     for target in targets:
         count = int(compounds.measured[compounds.number(target)].sum())
         test = sizes.test_compounds // (3 if count < _SMALL_FAMILY else 1) // 2 * 2
-        drawn = draw_target(compounds, target, scaffolds, test=test, sizes=sizes.compounds, seed=seed)
+        drawn = draw_target(compounds, target, scaffolds, plain, test=test, sizes=sizes.compounds, seed=seed)
         actives, others = len(drawn.pool[True]), len(drawn.pool[False])
         say(f"target {target}: {test} test compounds; training sets from {actives:,} actives and {others:,} others")
         sets[target] = drawn
     fingerprints = jnp.asarray(ecfp4(list(compounds.smiles), bits=sizes.fingerprint_bits))
-    plain = plain_smiles(compounds.smiles)
     return Experiment(config=config, compounds=compounds, plain=plain, fingerprints=fingerprints, sets=sets)
 
 

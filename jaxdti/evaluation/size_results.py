@@ -1,7 +1,5 @@
 """What a transfer protocol by sizes found: metrics with intervals, tables and a figure."""
 
-import csv
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,9 @@ import numpy as np
 
 from jaxdti.data.families import EVERY
 from jaxdti.data.named import write_json
+from jaxdti.evaluation.domain_results import write_csv
 from jaxdti.evaluation.evaluation import json_ready
+from jaxdti.evaluation.intervals import percentiles
 from jaxdti.evaluation.metrics import weighted_concordance
 
 METRICS = ("auroc", "balanced_accuracy", "mcc")
@@ -76,8 +76,8 @@ def measure(
     """
     rows: list[dict[str, Any]] = []
     draws: dict[tuple[str, ...], np.ndarray] = {}  # (target, source, method, size) -> [1 + resamples, metrics]
-    for target, label in labels.items():
-        rng = np.random.default_rng(seed)
+    for i, (target, label) in enumerate(labels.items()):
+        rng = np.random.default_rng((seed, i))  # of its own: with common ones errors of the targets would add up
         weights = rng.multinomial(len(label), np.full(len(label), 1 / len(label)), size=resamples).astype(np.float64)
         weights = np.concatenate([np.ones((1, len(label))), weights])  # the first one is the sample itself
         repeats = max(len(scores) for (t, _), cells in found.items() if t == target for scores in cells.values())
@@ -128,7 +128,7 @@ def _gain(
         [draws[t, s, method, str(size)][:, 0] - draws[t, "none", BASELINE, str(size)][:, 0] for t, s in places]
     )
     mean = np.average(gains, axis=0, weights=shares)
-    low, high = _interval(mean[1:])
+    low, high = percentiles(mean[1:], _LEVEL)
     return {"auroc_gain": float(mean[0]), "auroc_gain_low": low, "auroc_gain_high": high}
 
 
@@ -136,17 +136,9 @@ def _summary(mean: np.ndarray) -> dict[str, float]:
     """[1 + resamples, metrics] -> value and interval of each metric."""
     summary = {}
     for i, metric in enumerate(METRICS):
-        low, high = _interval(mean[1:, i])
+        low, high = percentiles(mean[1:, i], _LEVEL)
         summary |= {metric: float(mean[0, i]), f"{metric}_low": low, f"{metric}_high": high}
     return summary
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return float("nan"), float("nan")
-    low, high = np.quantile(values, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-    return float(low), float(high)
 
 
 def _metrics(label: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -163,51 +155,33 @@ def _metrics(label: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.nd
 
 def write_size_results(table: SizeTable, output: Path) -> None:
     """results.csv and means.csv, results.json with both, the table sizes.md and the figure sizes.png."""
-    _write_csv(table.rows, output / "results.csv")
-    _write_csv(table.means, output / "means.csv")
+    write_csv(output / "results.csv", table.rows)
+    write_csv(output / "means.csv", table.means)
     write_json(output / "results.json", json_ready({"rows": table.rows, "means": table.means}))
     (output / "sizes.md").write_text(markdown(table.lines()) + "\n", encoding="utf-8")
     draw_sizes(table, output / "sizes.png")
 
 
-def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(json_ready(rows))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def draw_sizes(table: SizeTable, path: Path) -> None:
-    """AUROC over the size of the training set: a panel for each target family, and their mean; source: all others."""
+    """AUROC over the size of the training set: a panel for each target family, and their mean.
+
+    The source is all other families, or the one that there is.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     targets = list(dict.fromkeys(row["target"] for row in table.rows))
-    sources = {row["source"] for row in table.rows} - {"none"}
-    whole = EVERY if EVERY in sources else min(sources)
     panels = [(target, [row for row in table.rows if row["target"] == target]) for target in targets]
-    panels.append(
-        (
-            "mean",
-            [
-                row | {"source": whole if row["source"] == "each" else row["source"]}
-                for row in table.means
-                if whole != EVERY or row["source"] != "each"
-            ],
-        )
-    )
+    panels.append(("mean", table.means))
     columns = min(len(panels), 4)
     figure = Figure(figsize=(3.4 * columns, 3.0 * -(-len(panels) // columns)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(-(-len(panels) // columns), columns, squeeze=False, sharey=True).ravel()
     for axis, (title, rows) in zip(axes, panels, strict=False):
+        sources = {row["source"] for row in rows} - {"none"}
+        drawn = ("none", EVERY if EVERY in sources else min(sources, default=""))
         for i, method in enumerate(SHOWN):
-            line = sorted((r for r in rows if r["method"] == method and r["source"] in ("none", whole)), key=_size)
+            line = sorted((row for row in rows if row["method"] == method and row["source"] in drawn), key=_size)
             _draw_line(axis, method, line, f"C{i}")
         axis.set(title=title, xscale="log", xlabel="training compounds")
     for axis in axes[len(panels) :]:

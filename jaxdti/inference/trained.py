@@ -79,9 +79,11 @@ def load_run(run: Path) -> TrainedRun:
     """
     if not (run / "config.yaml").is_file():
         raise DataError(f"{run}: not a run directory; expected one written by `jaxdti train` or `jaxdti import`")
+    config = load_config(run / "config.yaml")
+    if config.vectors.given:
+        raise DataError(f"{run}: a run on feature vectors, which compares methods and keeps no weights")
     if not (run / "model.json").is_file():
         raise DataError(f"{run}: training has not finished; continue with `jaxdti train --resume {run}`")
-    config = load_config(run / "config.yaml")
     label_scale, calibration, calibrated = _read_model_card(run / "model.json")
     if config.training.replicas > 1:
         folders = sorted((run / "replicas").glob("*/model.json"), key=lambda path: int(path.parent.name))

@@ -30,6 +30,16 @@ PARTS = {
 }
 
 
+def parts_of(config: ModelConfig) -> dict[str, tuple[str, ...]]:
+    """``PARTS``, and ``up_to_1``, ``up_to_2``, ...: the lowest layers of both encoders, of which embeddings are one."""
+    parts: dict[str, tuple[str, ...]] = dict(PARTS)
+    lowest: tuple[str, ...] = ("atom_projection", "embedding")
+    for i in range(max(config.drug_layers, len(config.protein_kernels)) + 1):
+        parts[f"up_to_{i + 1}"] = lowest
+        lowest += (f"graph_layers_{i}", f"sequence_layers_{i}")
+    return parts
+
+
 class SharedProteins(flax.struct.PyTreeNode):
     """P proteins that B pairs share, each encoded once.
 

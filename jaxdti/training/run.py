@@ -56,6 +56,8 @@ from jaxdti.training.transfer import check_architecture, check_parts, transferre
 __all__ = ["Interrupted", "NonFiniteLoss", "resume", "train", "transfer"]
 
 SOURCE = "source"  # folder of the network that a transferred run starts from
+ITSELF = "the source itself"
+SIZES_PROTOCOL = "sizes"  # in data.json of the transfer protocol by sizes, which is resumed by another command
 STAGE = "stage_"  # folders of the runs before the last one of a gradual unfreezing, counted from 1
 
 
@@ -137,10 +139,12 @@ def resumable_config(run: Path) -> Config:
     """The configuration that a run began with.
 
     Raises:
-      DataError: not the directory of a run that can be resumed.
+      DataError: not the directory of a run that can be resumed, or one of the transfer protocol by sizes.
     """
     if not (run / "config.yaml").is_file() or not (run / "data.json").is_file():
         raise DataError(f"{run}: not a run that can be resumed; expected a directory with config.yaml and data.json")
+    if json.loads((run / "data.json").read_text(encoding="utf-8")).get("protocol") == SIZES_PROTOCOL:
+        raise DataError(f"{run}: a transfer protocol; continue with `jaxdti transfer --protocol sizes --resume {run}`")
     return load_config(run / "config.yaml")
 
 
@@ -268,8 +272,8 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def _run(config: Config, output: Path, dataset: Dataset) -> dict[str, Any]:
-    """Everything after the data: build, restore, fit, evaluate, write."""
+def _run(config: Config, output: Path, dataset: Dataset, origin: str = ITSELF) -> dict[str, Any]:
+    """Everything after the data: build, restore, fit, evaluate, write. ``origin`` names what a transfer starts from."""
     started = time.perf_counter()
     for line in dataset.lines:
         say(line)
@@ -279,13 +283,13 @@ def _run(config: Config, output: Path, dataset: Dataset) -> dict[str, Any]:
         _run_beside("without adaptation", replace(config, adaptation=unadapted), output / SOURCE_ONLY, dataset)
         say(f"adapting with {config.adaptation.method}")
     if config.transfer.mode != "none":
-        return _run_transfer(config, output, dataset, started)
+        return _run_transfer(config, output, dataset, started, origin)
     replicas = [Replica(alone, dataset.parts) for alone in single_configs(config)]
     fitted = fit_replicas(replicas, dataset, output)
     return write_results(config, output, dataset, fitted, started)
 
 
-def _run_transfer(config: Config, output: Path, dataset: Dataset, started: float) -> dict[str, Any]:
+def _run_transfer(config: Config, output: Path, dataset: Dataset, started: float, origin: str) -> dict[str, Any]:
     """Trains from the network in source/, and puts that and the one from random weights beside it."""
     source = load_run(output / SOURCE)
     if config.transfer.mode == "shallow":
@@ -295,27 +299,27 @@ def _run_transfer(config: Config, output: Path, dataset: Dataset, started: float
         _run_beside("from random weights", replace(config, transfer=TransferConfig()), output / SCRATCH, dataset)
         say(f"training from the source, mode {config.transfer.mode}")
     *earlier, last = unfreezing_stages(config)
-    start = source
+    start, before = source, ITSELF
     for i, stage in enumerate(earlier, 1):
         (part,) = stage.transfer.frozen
-        start = _run_stage(
-            f"above {part}, stage {i} of {len(earlier) + 1}", stage, output / f"{STAGE}{i}", dataset, start
-        )
+        how = f"above {part}, stage {i} of {len(earlier) + 1}"
+        start = _run_stage(how, stage, output / f"{STAGE}{i}", dataset, start, before)
+        before = "the stage before"
     fitted = fit_replicas([Replica(alone, dataset.parts) for alone in single_configs(last)], dataset, output, start)
-    compared = {"the source itself": evaluate_source(config, dataset, fitted.scorer, source)}
+    compared = {origin: evaluate_source(config, dataset, fitted.scorer, source)}
     if config.transfer.scratch:
         scratch = json.loads((output / SCRATCH / "summary.json").read_text(encoding="utf-8"))
         compared["DrugBAN from scratch"] = {part: scratch[part] for part in ("test", "validation")}
     return write_results(config, output, dataset, fitted, started, compared)
 
 
-def _run_stage(how: str, config: Config, output: Path, dataset: Dataset, source: TrainedRun) -> TrainedRun:
-    """The best networks of a stage that starts from ``source``.
+def _run_stage(how: str, config: Config, output: Path, dataset: Dataset, source: TrainedRun, origin: str) -> TrainedRun:
+    """The best networks of a stage that starts from ``source``, named ``origin``.
 
     Raises:
       NonFiniteLoss: one of its replicas failed, so that the next stage cannot start from all of them.
     """
-    _run_inner(how, config, output, dataset, source)
+    _run_inner(how, config, output, dataset, source, origin)
     found = load_run(output)
     if lost := config.training.replicas - len(found.members):
         raise NonFiniteLoss(f"{output}: {lost} of {config.training.replicas} replicas failed; no further stage")
@@ -327,7 +331,9 @@ def _run_beside(how: str, config: Config, output: Path, dataset: Dataset) -> Non
     _run_inner(f"{how}, to compare with", config, output, dataset)
 
 
-def _run_inner(how: str, config: Config, output: Path, dataset: Dataset, source: TrainedRun | None = None) -> None:
+def _run_inner(
+    how: str, config: Config, output: Path, dataset: Dataset, source: TrainedRun | None = None, origin: str = ITSELF
+) -> None:
     """A run in a directory of its own and without baselines, unless it stands there already."""
     if (output / "summary.json").is_file():
         return
@@ -335,7 +341,7 @@ def _run_inner(how: str, config: Config, output: Path, dataset: Dataset, source:
     config = replace(config, output=replace(config.output, baselines=False))
     if not (output / "data.json").is_file():
         _begin(config, output, dataset, source)
-    _run(config, output, dataset)
+    _run(config, output, dataset, origin)
 
 
 def single_configs(config: Config) -> list[Config]:

@@ -29,7 +29,7 @@ from jaxdti.inference.encode import Entities, drug_entities, encoder_batches, pr
 from jaxdti.inference.features import make_joint_features
 from jaxdti.inference.scoring import Scorer
 from jaxdti.inference.trained import Weights
-from jaxdti.models.drugban import PARTS, DrugBAN, depth, score, share_proteins
+from jaxdti.models.drugban import PARTS, DrugBAN, depth, parts_of, score, share_proteins
 from jaxdti.training.features import DeviceFeatures, device_features
 from jaxdti.training.label_tree import Path, partition, select
 from jaxdti.training.method import Method, Replica, Variables, supervised
@@ -135,11 +135,11 @@ def frozen_and_fresh(config: Config, params: dict[str, Any]) -> tuple[frozenset[
     Raises:
       DataError: a pattern names nothing, nothing is left to train, or something is named in both.
     """
-    transfer = config.transfer
-    fresh = select(params, transfer.fresh, PARTS, "transfer.fresh")
+    transfer, parts = config.transfer, parts_of(config.model)
+    fresh = select(params, transfer.fresh, parts, "transfer.fresh")
     if transfer.mode != "feature":
         return frozenset(), fresh
-    frozen = select(params, transfer.frozen, PARTS, "transfer.frozen")
+    frozen = select(params, transfer.frozen, parts, "transfer.frozen")
     if both := frozen & fresh:
         raise DataError(f"transfer.frozen and transfer.fresh both name {'/'.join(min(both))}")
     if not partition(params, frozen)[0]:

@@ -19,13 +19,17 @@ from jaxdti.data.named import write_json
 from jaxdti.data.planted_vectors import load_planted_domains
 from jaxdti.data.vectors import VectorDomains, read_domains
 from jaxdti.evaluation.domain_results import (
-    BASELINES,
+    COMPARED,
     Row,
+    database_lines,
     domain_lines,
+    mean_and_sd_text,
     measure_domains,
+    paired_differences,
     summarise_domains,
     write_domain_results,
 )
+from jaxdti.evaluation.vector_baselines import VECTOR_BASELINES, vector_baseline
 from jaxdti.models.fnn import FNN
 from jaxdti.training.adapted_vectors import fit_adapted, score_domains
 from jaxdti.training.loop import Interrupted
@@ -51,7 +55,8 @@ def train_vectors(config: Config, output: Path, *, overwrite: bool = False) -> d
     (what each finished method reached, to resume from), results.csv (a row a network), summary.json and accuracy.png.
 
     Returns:
-      ``results``, one entry for each task and method (see ``summarise_domains``), and ``lines``, the printed table.
+      ``results``, one entry for each task and method (see ``summarise_domains``), ``differences`` (see
+      ``paired_differences``), and ``lines``, ``database_lines`` and ``verdicts``, what is printed.
 
     Raises:
       DataError: the data are unfit, or ``output`` exists and is not to be overwritten.
@@ -105,18 +110,26 @@ def _run(config: Config, output: Path, domains: VectorDomains) -> dict[str, Any]
             if stopped:
                 raise Interrupted(stopped[0])
 
-        for method in config.vectors.methods:
+        for method in (*config.vectors.methods, *(VECTOR_BASELINES if config.output.baselines else ())):
             begun, file = time.perf_counter(), output / "methods" / f"{method}.json"
             if not file.is_file():
-                found = train_method(config, domains, replace(config.adaptation, method=method), seeds, look)
+                if method in VECTOR_BASELINES:
+                    found = baseline_rows(method, domains, seeds)
+                else:
+                    found = train_method(config, domains, replace(config.adaptation, method=method), seeds, look)
                 write_json(file, found)
-                say(f"{method}: {len(found)} networks, {time.perf_counter() - begun:.0f} s")
+                say(f"{method}: {len(found)} models, {time.perf_counter() - begun:.0f} s")
                 look()
             rows += json.loads(file.read_text(encoding="utf-8"))  # Python's JSON keeps floats to the bit, and NaN
-    summary = summarise_domains(rows)
+    summary, differences = summarise_domains(rows), paired_differences(rows)
     facts = {"seconds": round(time.perf_counter() - started, 1), "seeds": list(seeds), "tasks": list(domains.tasks)}
-    write_domain_results(output, rows, summary, facts)
-    return facts | {"results": summary, "lines": domain_lines(summary), "verdicts": verdicts(summary)}
+    write_domain_results(output, rows, summary, facts | {"differences": differences})
+    told = {
+        "lines": domain_lines(summary),
+        "database_lines": database_lines(summary),
+        "verdicts": verdicts(summary, differences),
+    }
+    return facts | {"results": summary, "differences": differences} | told
 
 
 def load_domains(config: Config, seeds: Sequence[int]) -> VectorDomains:
@@ -190,19 +203,47 @@ def train_method(
             label["test"],
             features["validation"],
             features["test"],
+            databases={name: rows[own["test"]] for name, rows in domains.databases.items()},
         )
         found.append({"task": task, "method": adaptation.method, "seed": seeds[i]} | measured | _course(fit, r))
     return found
 
 
-def verdicts(summary: Sequence[Row]) -> list[str]:
+def baseline_rows(name: str, domains: VectorDomains, seeds: Sequence[int]) -> list[Row]:
+    """As ``train_method``, of a baseline that is fitted to the training rows of the source alone."""
+    found, fitted = [], {}
+    for task, draws in domains.tasks.items():
+        for seed, own in zip(seeds, draws, strict=True):
+            features, label = ({part: x[own[part]] for part in own} for x in (domains.features, domains.label))
+            train = (seed, features["train"].tobytes(), label["train"].tobytes())  # tasks may share the source
+            if train not in fitted:
+                fitted[train] = vector_baseline(name, features["train"], label["train"], len(domains.classes), seed)
+            score = fitted[train]
+            measured = measure_domains(
+                score(features["validation"]),
+                label["validation"],
+                score(features["test"]),
+                label["test"],
+                databases={name: rows[own["test"]] for name, rows in domains.databases.items()},
+            )
+            found.append({"task": task, "method": name, "seed": seed} | measured | {"best_epoch": "", "failed": ""})
+    return found
+
+
+def verdicts(summary: Sequence[Row], differences: Sequence[Row]) -> list[str]:
     """How each method stands to the source alone and to DANN, in a sentence each."""
     told, count = [], sum(row["task"] != "mean" and row["method"] == summary[0]["method"] for row in summary)
     for row in summary:
         if row["task"] == "mean":
-            than = [f"{b} on {row[f'above_{b}']} of {count}" for b in BASELINES if f"above_{b}" in row]
+            than = [f"{other} on {row[f'above_{other}']} of {count}" for other in COMPARED if f"above_{other}" in row]
+            less = [
+                f"{mean_and_sd_text(gain, 'target_accuracy')} from {gain['less']}"
+                for gain in differences
+                if gain["method"] == row["method"]
+            ]
             if than:
-                told.append(f"{row['method']}: above {' and '.join(than)} targets")
+                place = f"above {' and '.join(than)} targets"
+                told.append(f"{row['method']}: {place}; its mean differs by {' and '.join(less)}")
     return told
 
 

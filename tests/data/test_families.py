@@ -56,6 +56,16 @@ def test_a_compound_is_active_if_it_binds_any_protein_of_a_family(tables):
     )
 
 
+def test_a_compound_belongs_to_every_database_that_it_has_pairs_of(tables):
+    config, write = tables
+    assert load_families(config).databases == {}
+    pairs = [("a", "k1", 0, "one"), ("b", "k2", 1, "two"), ("c", "k1", 0, "one"), ("d", "g", 0, "two")]
+    write("pairs", [("drug", "protein", "Y", "source"), *pairs])
+    found = load_families(config)
+    names = {name: set(found.smiles[own]) for name, own in found.databases.items()}
+    assert names == {"one": {"CCO", "c1ccccc1"}, "two": {"CCO", "CCN"}}  # a and b are both ethanol
+
+
 def test_tables_without_families_are_refused(tables):
     config, write = tables
     with pytest.raises(DataError, match="family 'gpcrs': choose from gpcr, kinase"):
@@ -69,6 +79,9 @@ def test_tables_without_families_are_refused(tables):
     write("proteins", [("protein", "Protein", "family"), ("k1", KINASE, "kinase"), ("k2", GPCR, "kinase")])
     write("pairs", [("drug", "protein", "Y"), ("a", "k1", 0), ("b", "k2", 1)])
     with pytest.raises(DataError, match=r"1 protein families found \(kinase\)"):
+        load_families(config)
+    write("proteins", [("protein", "Protein", "family"), ("k1", KINASE, "all"), ("k2", GPCR, "kinase")])
+    with pytest.raises(DataError, match="family 'all': the name stands for something else here"):
         load_families(config)
     with pytest.raises(DataError, match="name data.dataset"):
         load_families(DataConfig())
@@ -89,7 +102,7 @@ def many_compounds(count=400, seed=0):
 
 def test_target_sets_are_balanced_and_apart_in_scaffolds():
     compounds, scaffolds = many_compounds()
-    sets = draw_target(compounds, "b", scaffolds, test=60, sizes=(2, 40, 100, 5000), seed=1)
+    sets = draw_target(compounds, "b", scaffolds, compounds.smiles, test=60, sizes=(2, 40, 100, 5000), seed=1)
     assert len(sets.test) == 60 == 2 * compounds.active[1][sets.test].sum()
     pool = np.concatenate(list(sets.pool.values()))
     assert compounds.measured[1][np.concatenate([pool, sets.test])].all()
@@ -97,15 +110,26 @@ def test_target_sets_are_balanced_and_apart_in_scaffolds():
     assert 0 not in scaffolds[sets.test]  # the largest scaffold would fill it
     assert all(compounds.active[1][rows].all() == which for which, rows in sets.pool.items())
     assert sets.sizes == (2, 40, 100)
-    again = draw_target(compounds, "b", scaffolds, test=60, sizes=(2, 40, 100, 5000), seed=1)
+    again = draw_target(compounds, "b", scaffolds, compounds.smiles, test=60, sizes=(2, 40, 100, 5000), seed=1)
     np.testing.assert_array_equal(again.test, sets.test)
-    other = draw_target(compounds, "b", scaffolds, test=60, sizes=(2,), seed=2)
+    other = draw_target(compounds, "b", scaffolds, compounds.smiles, test=60, sizes=(2,), seed=2)
     assert len(np.setdiff1d(other.test, sets.test))
+
+
+def test_no_stereoisomer_of_a_test_compound_is_in_the_pool():
+    compounds, scaffolds = many_compounds()
+    plain = compounds.smiles.copy()
+    draw = lambda: draw_target(compounds, "b", scaffolds, plain, test=60, sizes=(2,), seed=1)
+    first = draw()
+    twin = first.pool[True][0]
+    plain[twin] = plain[first.test[0]]
+    np.testing.assert_array_equal(draw().test, first.test)
+    np.testing.assert_array_equal(draw().pool[True], first.pool[True][1:])
 
 
 def test_training_sets_are_balanced_nested_within_a_repeat_and_differ_between_repeats():
     compounds, scaffolds = many_compounds()
-    sets = draw_target(compounds, "a", scaffolds, test=40, sizes=(2, 12, 48), seed=0)
+    sets = draw_target(compounds, "a", scaffolds, compounds.smiles, test=40, sizes=(2, 12, 48), seed=0)
     small, middle, large = (draw_training(sets, size, 3, 0) for size in sets.sizes)
     for rows, size in ((small, 2), (middle, 12), (large, 48)):
         assert len(np.unique(rows)) == size == 2 * compounds.active[0][rows].sum()
@@ -117,7 +141,7 @@ def test_training_sets_are_balanced_nested_within_a_repeat_and_differ_between_re
 def test_too_few_compounds_are_told_with_their_number():
     compounds, scaffolds = many_compounds(100)
     with pytest.raises(DataError, match=r"family a: \d+ compounds, \d+ of them active, are too few .* test set of 80"):
-        draw_target(compounds, "a", scaffolds, test=80, sizes=(2,), seed=0)
+        draw_target(compounds, "a", scaffolds, compounds.smiles, test=80, sizes=(2,), seed=0)
 
 
 def test_sources_lose_test_compounds_and_their_stereoisomers():

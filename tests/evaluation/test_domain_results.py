@@ -6,7 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from jaxdti.evaluation.domain_results import domain_lines, measure_domains, summarise_domains, write_domain_results
+from jaxdti.evaluation.domain_results import (
+    database_lines,
+    domain_lines,
+    measure_domains,
+    paired_differences,
+    summarise_domains,
+    write_domain_results,
+)
 
 
 def test_the_measures_by_hand():
@@ -18,6 +25,19 @@ def test_the_measures_by_hand():
     assert found["outlier_share"] == pytest.approx(2 / 5)
     assert found["source_accuracy"] == pytest.approx(2 / 3)
     assert np.isnan(found["proxy_a_distance"])  # too few rows
+
+
+def test_accuracy_is_told_by_database():
+    label, logits = np.array([0, 0, 1, 1]), np.eye(2)[[0, 1, 1, 1]]
+    databases = {"one": np.array([True, True, False, False]), "two": np.array([False, True, True, True])}
+    databases["none of them"] = np.zeros(4, bool)
+    found = measure_domains(np.eye(2), np.array([0, 1]), logits, label, databases=databases)
+    assert found["target_accuracy_on_one"] == 0.5 and found["target_accuracy_on_two"] == pytest.approx(2 / 3)
+    assert np.isnan(found["target_accuracy_on_none of them"])
+    told = [{"task": task, "method": "san", "seed": 0, "failed": "", "best_epoch": 1} | found for task in "ab"]
+    lines = database_lines(summarise_domains(told))
+    assert lines == [("database", "san"), ("one", "0.500"), ("two", "0.667"), ("none of them", "nan")]
+    assert database_lines(summarise_domains(rows())) == []
 
 
 def test_domains_far_apart_have_a_large_distance():
@@ -61,7 +81,23 @@ def test_failed_networks_are_counted_marked_and_left_out():
     assert (cell["networks"], cell["failed"], cell["target_accuracy"]) == (1, 1, pytest.approx(0.2))
     lines = domain_lines(summary)
     assert lines[0] == ("target", "none", "san") and [line[0] for line in lines[1:]] == ["a", "b", "mean"]
-    assert lines[2][2] == "0.200 ± 0.000*" and lines[1][2] == "0.800 ± 0.141"
+    assert lines[2][2] == "0.200*" and lines[1][2] == "0.800 ± 0.141"  # one network has no spread
+    # Seed 1 has one task less, so that the mean is that of seed 0 alone.
+    whole = next(row for row in summary if (row["task"], row["method"]) == ("mean", "san"))
+    assert (whole["networks"], whole["failed"], whole["target_accuracy"]) == (1, 1, pytest.approx(0.45))
+    assert lines[3][1:] == ("0.500 ± 0.071", "0.450*")
+
+
+def test_differences_are_paired_by_the_seeds_that_both_have():
+    (difference,) = paired_differences(rows())  # means over the tasks: (0.45, 0.55) and (0.45, 0.65)
+    assert (difference["method"], difference["less"], difference["seeds"]) == ("san", "none", 2)
+    assert difference["target_accuracy"] == pytest.approx(0.05)
+    assert difference["target_accuracy_sd"] == pytest.approx(np.std([0.0, 0.1], ddof=1))
+    # Student's t with one degree of freedom is Cauchy's: its 97.5 % quantile is 12.7062.
+    assert difference["high"] - 0.05 == pytest.approx(12.7062 * 0.05, rel=1e-4)
+    assert difference["low"] + difference["high"] == pytest.approx(0.1)
+    (one,) = paired_differences(rows(failed="not finite at step 2"))
+    assert (one["seeds"], one["target_accuracy"]) == (1, pytest.approx(0.0)) and np.isnan(one["low"])
 
 
 def test_what_is_written(tmp_path):

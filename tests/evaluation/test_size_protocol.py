@@ -207,6 +207,9 @@ def test_the_command_prints_a_table_and_ends_as_the_others_do(config, finished, 
     ]
     assert run(*flags, "--output", folder) == 128 + 15
     assert f"jaxdti transfer --protocol sizes --resume {folder}" in capsys.readouterr().err
+    for words in (("transfer", "--resume"), ("train", "--resume")):
+        assert cli.main([*words, str(folder)]) == 2
+        assert f"continue with `jaxdti transfer --protocol sizes --resume {folder}`" in capsys.readouterr().err
     for words, message in (
         ((), "CONFIG is missing"),
         (("--data.dataset", "families/dti_six"), "--output DIR is missing"),

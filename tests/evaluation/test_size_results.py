@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, matthews_corrcoef, roc_auc_score
 
+from jaxdti.evaluation import size_results
 from jaxdti.evaluation.size_results import SizeTable, markdown, measure, write_size_results
 
 RNG = np.random.default_rng(0)
@@ -76,6 +77,16 @@ def test_intervals_hold_the_spread_of_compounds_and_repeats(table):
     assert (wide["auroc_low"], wide["auroc_high"]) == (pytest.approx(low, abs=0.05), pytest.approx(high, abs=0.05))
 
 
+def test_the_mean_of_independent_targets_has_a_narrower_interval():
+    alike = {(target, "none"): FOUND["x", "none"] for target in ("one", "two", "three", "four")}
+    found = measure(alike, dict.fromkeys(("one", "two", "three", "four"), LABEL["x"]), resamples=2000)
+    width = lambda row: row["auroc_high"] - row["auroc_low"]
+    single = find(found.rows, target="one", source="none", method="scratch", size=2)
+    mean = find(found.means, source="none", method="scratch", size=2)
+    assert mean["auroc"] == pytest.approx(single["auroc"])
+    assert width(mean) == pytest.approx(width(single) / 2, rel=0.1)
+
+
 def test_gains_are_paired_differences_from_scratch(table):
     same = find(table.rows, target="x", source="none", method="scratch", size=12)
     assert (same["auroc_gain"], same["auroc_gain_low"], same["auroc_gain_high"]) == (0, 0, 0)
@@ -124,6 +135,17 @@ def test_the_files_hold_the_table(table, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("means.csv", "results.csv", "results.json", "sizes.md", "sizes.png")
     ]
+
+
+def test_two_families_are_each_drawn_with_the_other_as_the_source(tmp_path, monkeypatch):
+    found = {(target, "none"): FOUND[target, "none"] for target in LABEL}
+    found |= {("x", "y"): FOUND["x", "z"], ("y", "x"): FOUND["y", "z"]}
+    drawn = []
+    monkeypatch.setattr(
+        size_results, "_draw_line", lambda axis, method, rows, colour: drawn.append((method, len(rows)))
+    )
+    size_results.draw_sizes(measure(found, LABEL, resamples=0), tmp_path / "sizes.png")
+    assert drawn.count(("mode1", 2)) == drawn.count(("scratch", 2)) == 3  # both panels and that of the mean
 
 
 def test_a_table_of_one_target_and_one_source_is_drawn(tmp_path):

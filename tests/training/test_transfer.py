@@ -40,7 +40,7 @@ from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.run import Interrupted, resume, train, transfer
 from jaxdti.training.state import hyper_parameters, init_state, init_variables
 from jaxdti.training.step import make_train_step
-from jaxdti.training.transfer import check_parts, rescaled, transferred, unfreezing_stages
+from jaxdti.training.transfer import check_parts, frozen_and_fresh, rescaled, transferred, unfreezing_stages
 
 SHAPE = Shape(16, 16, 64)
 # Sizes that no other array of the step has, so that the kernel of the CNN is known by its shape.
@@ -83,6 +83,21 @@ def test_patterns_name_modules_single_parameters_and_groups():
     }
     everything = paths(init_variables(MODEL, 0)["params"])
     assert everything - chosen_names("pooling") == {path for path in everything if path.startswith("decoder/")}
+
+
+def test_layers_are_frozen_from_the_bottom_by_their_number(tiny_config):
+    params = jax.eval_shape(partial(init_variables, MODEL), 0)["params"]
+    config = dataclasses.replace(carried(tiny_config, "feature"), model=MODEL)
+    chosen = {}
+    for name in ("up_to_1", "up_to_2", "up_to_3", "encoders"):
+        one = dataclasses.replace(config, transfer=TransferConfig(mode="feature", frozen=(name,)))
+        chosen[name] = {path[0] for path in frozen_and_fresh(one, params)[0]}
+    assert chosen["up_to_1"] == {"atom_projection", "embedding"}
+    assert chosen["up_to_2"] == chosen["up_to_1"] | {"graph_layers_0", "sequence_layers_0"}
+    assert chosen["up_to_3"] == chosen["encoders"]
+    four = dataclasses.replace(config, transfer=TransferConfig(mode="feature", frozen=("up_to_4",)))
+    with pytest.raises(DataError, match="'up_to_4' names no parameter; groups: .*up_to_2, up_to_3; modules"):
+        frozen_and_fresh(four, params)
 
 
 @pytest.mark.parametrize("pattern", ["sequence_layer", "decoder/norm", "decoder/norm_0/scale/more", ""])
@@ -412,6 +427,8 @@ def test_a_gradual_unfreezing_goes_on_from_the_best_weights_and_resumes(tiny_con
             chex.assert_trees_all_equal(mine.variables, theirs.variables)
     summary = json.loads((run / "summary.json").read_text())
     assert list(summary["compared"]) == ["the source itself"] and not (run / "stage_1" / "baselines.json").exists()
+    for stage, name in (("stage_1", "the source itself"), ("stage_2", "the stage before")):
+        assert list(json.loads((run / stage / "summary.json").read_text())["compared"]) == [name]
 
     chunks = []
 

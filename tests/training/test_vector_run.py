@@ -11,6 +11,7 @@ import pytest
 from jaxdti.cli import main
 from jaxdti.config import config_from_dict
 from jaxdti.data.interactions import DataError
+from jaxdti.inference.trained import load_run
 from jaxdti.training import vector_run
 
 
@@ -42,12 +43,18 @@ def test_from_tables_to_results(flags, tmp_path, capsys):
     assert "accuracy on target test rows, mean ± sd over 2 seeds" in shown and "san: above none on" in shown
     with (tmp_path / "run" / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["method"], row["seed"]) for row in rows] == [("none", "0"), ("none", "1"), ("san", "0"), ("san", "1")]
+    methods = ("none", "san", "similarity", "random_forest", "logistic_regression")
+    assert [(row["method"], row["seed"]) for row in rows] == [(name, seed) for name in methods for seed in "01"]
     assert all(float(row["source_accuracy"]) == 1.0 for row in rows)
     assert all(float(row["target_accuracy"]) > 0.9 for row in rows if row["method"] == "san")
-    assert len(json.loads((tmp_path / "run" / "summary.json").read_text())["results"]) == 4
+    assert all(float(row["target_accuracy"]) == 1.0 for row in rows if row["method"] == "random_forest")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert len(summary["results"]) == 2 * len(methods)
+    assert [row["method"] for row in summary["differences"]] == list(methods[1:])
     assert main(["train", "--vectors.methods=none", *flags]) == 2
     assert "already exists" in capsys.readouterr().err
+    with pytest.raises(DataError, match="a run on feature vectors, which compares methods and keeps no weights"):
+        load_run(tmp_path / "run")
 
 
 def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, tmp_path, capsys, monkeypatch):
@@ -72,6 +79,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, 
     assert trained == ["none", "dann", "dann", "san"]
     assert (run / "results.csv").read_text() == (whole / "results.csv").read_text()
     assert "san: above none on" in capsys.readouterr().out
+    monkeypatch.setattr(vector_run, "vector_baseline", None)
     assert main(["train", "--resume", str(run)]) == 0 and len(trained) == 4  # finished: nothing is trained
     (tmp_path / "test.csv").write_text((tmp_path / "test.csv").read_text().replace("yes", "no", 1))
     assert main(["train", "--resume", str(run)]) == 2
@@ -89,11 +97,30 @@ def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, 
         ({"dataset": "digits"}, {"adaptation": {"method": "san"}}, "vectors.methods names the methods"),
         ({"dataset": "digits"}, {"task": "regression"}, "the task is classification"),
         ({"select": "best"}, {}, "choose from last, source"),
+        ({"tasks": ["0", "0"]}, {}, "each only once"),
+        ({"dataset": "digits"}, {"adaptation": {"start": 3}, "training": {"epochs": 3}}, r"start=3.0: .*epochs=3;"),
+        (
+            {"dataset": "digits"},
+            {"training": {"frozen": ["decoder"], "patience": 2}, "data": {"table": "a.csv"}},
+            "data.table=a.csv, training.frozen=decoder, training.patience=2: without effect on feature vectors",
+        ),
+        (
+            {"dataset": "digits"},
+            {"adaptation": {"selection": "information", "oracle": True}},
+            "adaptation.oracle=True, adaptation.selection=information: .* chosen by vectors.select=last or source",
+        ),
     ],
 )
 def test_what_the_configuration_refuses(vectors, rest, message):
     with pytest.raises(DataError, match=message):
         config_from_dict({"vectors": vectors} | rest)
+
+
+def test_what_acts_on_feature_vectors_is_accepted():
+    digits = {"dataset": "digits", "select": "source"}
+    config_from_dict({"vectors": digits, "training": {"patience": 2, "epochs": 3}, "adaptation": {"start": 2.5}})
+    only = {"vectors": {"dataset": "digits", "methods": ["none"]}, "training": {"epochs": 1}}
+    config_from_dict(only | {"adaptation": {"start": 3}})  # nothing is adapted
 
 
 def test_the_planted_vectors_are_a_dataset_whose_tasks_are_strengths():
