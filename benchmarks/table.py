@@ -50,6 +50,16 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("ratio_to_plain", "time / plain", "{:.2f}"),
         ("compile_seconds", "compile s", "{:.0f}"),
     ),
+    "transfer": (
+        ("model", "network", "{}"),
+        ("frozen", "frozen", "{}"),
+        ("batch", "batch", "{}"),
+        ("pairs", "rows an epoch", "{:,}"),
+        ("samples_per_second", "samples/s", "{:,.0f}"),
+        ("ratio_to_full", "× all weights", "{:.1f}"),
+        ("once_seconds", "frozen outputs once, s", "{:.0f}"),
+        ("compile_seconds", "compile s", "{:.0f}"),
+    ),
     "response_sweep": (
         ("stage", "stage", "{}"),
         ("models", "models of the sweep", "{:,}"),
