@@ -220,7 +220,9 @@ def _column_parts(files, table: InteractionTable) -> dict[str, np.ndarray]:
 
 def _part_names(sources: list[str]) -> dict[str, Path]:
     """Parts are called after their files, train.csv.gz is train; after the whole path where that is not enough."""
-    names = [Path(source).name.partition(".")[0] for source in sources]
+    from jaxdti.data.tables import table_name
+
+    names = [table_name(Path(source)) for source in sources]
     names = names if len(set(names)) == len(names) else sources
     if len(set(names)) < len(names):
         raise DataError(f"{', '.join(sources)}: a table is given twice")

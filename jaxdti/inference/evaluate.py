@@ -15,7 +15,7 @@ from jaxdti.data.tables import table_name, write_table
 from jaxdti.data.validation import load_interactions
 from jaxdti.evaluation.evaluation import evaluate_part
 from jaxdti.inference.trained import load_run
-from jaxdti.training.run import describe_data, recorded_sha256
+from jaxdti.training.run import data_record, describe_data
 
 
 def evaluate(
@@ -116,7 +116,7 @@ def rows_trained_on(run: Path, config: Config, pairs: InteractionTable) -> int:
         dataset = load_data(config.data, config.task)
     except (DataError, OSError) as error:
         raise DataError(f"the data of {run} cannot be read from this folder ({error})") from error
-    if describe_data(dataset)["sha256"] not in map(recorded_sha256, recorded):
+    if describe_data(dataset)["sha256"] not in [data_record(path)["sha256"] for path in recorded]:
         raise DataError(f"the data of {run} have changed since it was trained")
     return int(known_pairs(dataset.table, dataset.parts["train"], pairs).sum())
 

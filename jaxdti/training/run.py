@@ -143,24 +143,26 @@ def resumable_config(run: Path) -> Config:
     """
     if not (run / "config.yaml").is_file() or not (run / "data.json").is_file():
         raise DataError(f"{run}: not a run that can be resumed; expected a directory with config.yaml and data.json")
-    if json.loads((run / "data.json").read_text(encoding="utf-8")).get("protocol") == SIZES_PROTOCOL:
+    if data_record(run / "data.json").get("protocol") == SIZES_PROTOCOL:
         raise DataError(f"{run}: a transfer protocol; continue with `jaxdti transfer --protocol sizes --resume {run}`")
     return load_config(run / "config.yaml")
 
 
 def check_unchanged(run: Path, now: str) -> None:
     """Raises DataError unless ``now`` is the SHA-256 of the data that the run began with."""
-    begun = recorded_sha256(run / "data.json")
+    begun = data_record(run / "data.json")["sha256"]
     if begun != now:
         raise DataError(f"{run}: the data changed since the run began (sha256 {begun}, now {now})")
 
 
-def recorded_sha256(path: Path) -> str:
-    """What ``describe_data`` wrote into a data.json; raises DataError where that is damaged."""
+def data_record(path: Path) -> dict[str, Any]:
+    """A data.json, with at least the "sha256" of ``describe_data``; raises DataError where it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["sha256"]
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: damaged ({type(error).__name__}: {error})") from error
+    return record
 
 
 def is_free(output: Path) -> bool:
