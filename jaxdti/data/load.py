@@ -78,8 +78,6 @@ def load_data(data: DataConfig, task: str) -> Dataset:
             f"data.split={data.split} is set, but {given} come split already; leave out --data.split, or give one "
             "table of all pairs with --data.table to split it here"
         )
-    if data.split != DataConfig.split and data.split_file:
-        raise DataError(f"data.split={data.split} and data.split_file={data.split_file} are both set; leave out one")
     return dataset
 
 

@@ -103,8 +103,6 @@ def test_a_written_split_is_used_again(files, tmp_path):
     again = load_data(config, "classification")
     for part, rows in first.parts.items():
         np.testing.assert_array_equal(again.parts[part], rows)
-    with pytest.raises(DataError, match="data.split=scaffold and data.split_file=.* are both set"):
-        load_data(replace(config, split="scaffold"), "classification")
     with pytest.raises(DataError, match="split.json: written for another table: 40 rows there, 24 valid rows here"):
         load_data(DataConfig(table=files["train"], split_file=str(tmp_path / "split.json")), "classification")
 
