@@ -25,8 +25,10 @@ SCHEDULES = ("constant", "cosine")
 ADAPTATION_METHODS = ("none", "dann", "cdan", "san", "san_released", "pada", "mmd", "coral", "mcc")
 PLANTED_KINDS = ("in_domain", "cold", "shifted")
 RESPONSE_DATASETS = ("planted-expression", "gdsc_tcga", "tcrp_sorafenib")
-RESPONSE_TABLES = ("source_expression", "target_expression", "source_response", "target_response")
-RESPONSE_COLUMNS = ("source_value_column", "target_value_column", "date_column", "group_column")
+_OF_RESPONSE_DATASETS = (  # keys that each of them brings values of its own for
+    *("source_expression", "target_expression", "source_response", "target_response"),
+    *("source_value_column", "target_value_column", "date_column", "group_column"),
+)
 RESPONSE_METHODS = ("ae", "dae", "vae", "codeae_base", "codeae_mmd", "codeae_adv", "dsn_dann", "coral", "adae")
 RESPONSE_BASELINES = ("elastic_net", "random_forest", "mlp")
 RESPONSE_KINDS = ("continuous", "binary")
@@ -587,7 +589,7 @@ class ResponseConfig:
 
     def _check_dataset(self, dataset: str) -> None:
         """Refuses what would be ignored beside a dataset, and a kind that would turn the sign."""
-        own = (*RESPONSE_TABLES, *RESPONSE_COLUMNS)
+        own = _OF_RESPONSE_DATASETS
         if dataset != "gdsc_tcga":  # its samples may have confounders, in a table of the user
             own += ("sample_column", "confounders", "confounder_column")
         for name in own:

@@ -102,14 +102,15 @@ def load_study(config: ResponseConfig) -> Study:
     """
     lines: list[str] = []
     left_out: list[LeftOut] = []
-    _check_shared_names(_named(config))
+    filled = _named(config)
+    _check_shared_names(filled)
     if config.dataset == "planted-expression":
         given = _planted(config, lines)
     elif config.dataset == "tcrp_sorafenib":
         given = _tcrp(_data_file("tcrp_sorafenib/sorafenib.csv.gz"), lines)
     else:
-        given = _read(_named(config), lines, left_out)
-    return _assemble(_named(config), given, lines, left_out)
+        given = _read(filled, lines, left_out)
+    return _assemble(filled, given, lines, left_out)
 
 
 def _named(config: ResponseConfig) -> ResponseConfig:

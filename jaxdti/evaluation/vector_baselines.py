@@ -6,15 +6,16 @@ import numpy as np
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
+from jaxdti.evaluation.baselines import FOREST_LEAF, FOREST_TREES, POWER
+
 VECTOR_BASELINES = ("similarity", "random_forest", "logistic_regression")
 
-_POWER = 4  # sharpens the similarities, as in the baselines of pairs
-_FOREST_TREES = 300
-_FOREST_LEAF = 2
 _BLOCK = 1024  # rows that vote at a time
 
 
-def vector_baseline(name: str, features: np.ndarray, label: np.ndarray, classes: int, seed: int):
+def vector_baseline(
+    name: str, features: np.ndarray, label: np.ndarray, classes: int, seed: int
+) -> Callable[[np.ndarray], np.ndarray]:
     """Fits a baseline to labelled rows; no setting is tuned.
 
     ``similarity`` gives a class the share of the weights that its training rows have: T^4 with the Tanimoto similarity
@@ -43,7 +44,7 @@ def vector_baseline(name: str, features: np.ndarray, label: np.ndarray, classes:
         return lambda asked: np.repeat(votes[:1], len(asked), axis=0)
     if name == "random_forest":
         # In one thread: between several scikit-learn 1.9 may lose the filters of warnings, and then warns at each tree.
-        model = RandomForestClassifier(_FOREST_TREES, min_samples_leaf=_FOREST_LEAF, random_state=seed)
+        model = RandomForestClassifier(FOREST_TREES, min_samples_leaf=FOREST_LEAF, random_state=seed)
     else:
         model = LogisticRegression(max_iter=2000)
     model.fit(features, label)
@@ -65,7 +66,7 @@ def _vote(features: np.ndarray, votes: np.ndarray) -> Callable[[np.ndarray], np.
         blocks = [asked[first : first + _BLOCK] for first in range(0, len(asked), _BLOCK)]
         scores = [np.zeros((0, votes.shape[1]))]
         for block in blocks:
-            weight = similarity(features, block).astype(np.float64) ** _POWER
+            weight = similarity(features, block).astype(np.float64) ** POWER
             total = weight.sum(1, keepdims=True)
             scores.append(np.where(total > 0, weight @ votes / np.where(total > 0, total, 1.0), shares))
         return np.concatenate(scores)

@@ -32,7 +32,7 @@ def make_table(drugs, proteins, drug, protein, label):
 
 @pytest.fixture(autouse=True)
 def small_forest(monkeypatch):
-    monkeypatch.setattr(baselines, "_FOREST_TREES", 20)
+    monkeypatch.setattr(baselines, "FOREST_TREES", 20)
 
 
 @pytest.fixture(scope="module")
