@@ -23,7 +23,7 @@ from jaxdti.models.autoencoders import Perceptron, normalise
 from jaxdti.training.vectors import VectorReplica, fit_vectors, predict_vectors
 
 _FEATURE_ROWS = 1 << 16  # of the encoders that train together, to bound the memory
-_CPU_CLASSIFIERS = 512  # that train together on CPU; more take more memory and no less time
+_CPU_CLASSIFIERS = 64  # that train together on CPU: the moments of more do not stay in its caches
 
 
 class ResponseHead(nn.Module):
@@ -116,15 +116,21 @@ def fit_heads(
     Args:
       look: called after every program call; what it raises ends the training.
     """
-    size = max(1, _FEATURE_ROWS // len(study.source))
-    if jax.default_backend() == "cpu":
-        size = max(1, min(size, _CPU_CLASSIFIERS // (len(study.drugs) * folds)))
+    size = encoders_together(study, folds)
     parts = [
         _fit_group(study, encoders[first : first + size], folds, config, pretraining, look)
         for first in range(0, len(encoders), size)
     ]
     names = HeadFit.__dataclass_fields__
     return HeadFit(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+
+def encoders_together(study: Study, folds: int) -> int:
+    """Encoders whose classifiers train in one program: they are bounded by memory, and on CPU by its caches."""
+    size = _FEATURE_ROWS // len(study.source)
+    if jax.default_backend() == "cpu":
+        size = min(size, _CPU_CLASSIFIERS // (len(study.drugs) * folds))
+    return max(1, size)
 
 
 def _fit_group(

@@ -139,7 +139,7 @@ def fit_vectors(
     held = jax.eval_shape(method.network, shapes)
     own_features = features.ndim == 3
     one_features = features[0] if own_features else features
-    predicted = jax.eval_shape(partial(_predict, model), held, one_features, np.zeros(1, np.int32))
+    predicted = jax.eval_shape(_predicting(model), held, one_features, np.zeros(1, np.int32))
     hyper = [_hyper(replica, task, predicted.shape[-1]) for replica in replicas]
     stacked_hyper = jax.tree.map(lambda *leaves: np.stack(leaves), *hyper)
     begin, run = _programs(model, method, task, config, steps, select, own_features, apart)
@@ -378,20 +378,25 @@ def _plan(
     counts = np.zeros(shape[:2], np.int32)
     target = np.full(shape, -1, np.int32) if any(len(replica.target) for replica in replicas) else None
     for i, replica in enumerate(replicas):
-        for j, epoch in enumerate(epochs):
-            if epoch >= _epochs(replica, config):
-                continue
-            order = np.random.default_rng((replica.seed, epoch)).permutation(replica.train)
-            counts[i, j] = _steps(replica, batch_size)
-            for k, part in enumerate(np.array_split(order, counts[i, j])):
-                row[i, j, k, : len(part)] = part
-                label[i, j, k, : len(part)] = replica.label[part]
-                mask[i, j, k, : len(part)] = True
+        own = [j for j, epoch in enumerate(epochs) if epoch < _epochs(replica, config)]
+        counts[i, own] = count = _steps(replica, batch_size)
+        places = _places(len(replica.train), count, batch_size)
+        for j in own:
+            order = np.random.default_rng((replica.seed, epochs[j])).permutation(replica.train)
+            for into, values in ((row, order), (label, replica.label[order]), (mask, True)):
+                into[i, j].reshape(-1)[places] = values
             if target is not None and len(replica.target):
-                beside = _target_batches(replica.target, batch_size, counts[i, j], (replica.seed, epoch, 1))
+                beside = _target_batches(replica.target, batch_size, count, (replica.seed, epochs[j], 1))
                 target[i, j, : len(beside), : beside.shape[1]] = beside
     batches = VectorBatch(row=row, label=label, row_mask=mask, target=target)  # pyright: ignore[reportArgumentType]
     return jax.tree.map(jnp.asarray, batches), counts
+
+
+def _places(rows: int, steps: int, batch_size: int) -> np.ndarray:
+    """Where ``rows`` rows dealt evenly to ``steps`` batches go in the flat [steps * batch_size]."""
+    step = np.repeat(np.arange(steps), rows // steps + (np.arange(steps) < rows % steps))
+    first = np.searchsorted(step, np.arange(steps))
+    return step * batch_size + np.arange(rows) - first[step]
 
 
 def _target_batches(rows: np.ndarray, size: int, steps: int, seed: tuple[int, ...]) -> np.ndarray:
@@ -558,7 +563,12 @@ def _take(tree: Any, which: int | slice | np.ndarray) -> Any:
 @lru_cache(maxsize=32)
 def _predictor(model: nn.Module, own_features: bool):
     """``run(variables, features, rows) -> [R, rows, outputs]``."""
-    return jax.jit(map_replicas(partial(_predict, model), (0, 0 if own_features else None, None)))
+    return jax.jit(map_replicas(_predicting(model), (0, 0 if own_features else None, None)))
+
+
+@lru_cache(maxsize=32)  # one function for equal models, so that it is traced once
+def _predicting(model: nn.Module) -> Callable[..., Any]:
+    return partial(_predict, model)
 
 
 def _predict(model: nn.Module, variables: dict[str, Any], features: Array, rows: Array | np.ndarray) -> Any:
