@@ -43,22 +43,27 @@ def _has_vectors(run: Path) -> bool:
     return (run / "config.yaml").is_file() and load_config(run / "config.yaml").vectors.given
 
 
-def _train_vectors(output: Path, config: Any = None, overwrite: bool = False) -> int:
-    """Trains as ``config`` says, or goes on with what ``output`` holds."""
+def _train_vectors(output: Path, config: Any = None, overwrite: bool = False, source: Path | None = None) -> int:
+    """Trains as ``config`` says, from the networks of ``source`` if given, or goes on with what ``output`` holds."""
     from jaxdti.training import vector_run as running
 
     try:
         with listing_rejected(_list_beside(output)):
             if config is None:
                 found = running.resume_vectors(output)
+            elif source is not None:
+                found = running.transfer_vectors(source, config, output, overwrite=overwrite)
             else:
                 found = running.train_vectors(config, output, overwrite=overwrite)
     except running.Interrupted as stop:
-        print(f"saved; continue with: jaxdti train --resume {output}", file=sys.stderr)
+        command = "train" if source is None else "transfer"
+        print(f"saved; continue with: jaxdti {command} --resume {output}", file=sys.stderr)
         return 128 + stop.signal
     seeds = len(found["seeds"])
     over = f"mean ± sd over {seeds} seeds" if seeds > 1 else "one seed"
     print_table(f"accuracy on target test rows, {over}", found["lines"])
+    if found["auroc_lines"]:
+        print_table(f"AUROC on target test rows, {over}", found["auroc_lines"])
     if found["database_lines"]:
         print_table(f"the same by database, mean over the targets, {over}", found["database_lines"])
     for line in found["verdicts"]:
@@ -160,12 +165,22 @@ def transfer(options: argparse.Namespace) -> int:
     if options.resume:
         if options.source or options.overwrite or overrides:
             raise DataError("--resume RUN takes everything from the run; leave out SOURCE_RUN, CONFIG and other flags")
+        if _has_vectors(options.resume):
+            return _train_vectors(options.resume)
         return _guarded_train(options.resume, resuming=True)
     if not options.source:
         raise DataError("SOURCE_RUN is missing: the directory of a trained run, or --protocol sizes")
     if "output.directory" not in vars(options):
         raise DataError("--output RUN is missing")
     output = Path(vars(options)["output.directory"])
+    if _has_vectors(options.source) or (options.source / "network.json").is_file():
+        config = load_config(options.config, overrides, _vector_settings(options.source))
+        if not config.vectors.given:
+            raise DataError(
+                f"{options.source}: a run on feature vectors; give the small data set with --vectors.source and "
+                "--vectors.test"
+            )
+        return _train_vectors(output, config, options.overwrite, options.source)
     config = load_config(options.config, overrides, _source_settings(options.source))
     with listing_rejected(_list_beside(output)):
         return _guarded_train(output, source=options.source, config=config, overwrite=options.overwrite)
@@ -178,6 +193,21 @@ def _source_settings(run: Path) -> dict[str, Any]:
     tree = config_to_dict(load_config(run / "config.yaml"))
     sizes = {f"data.{name}": tree["data"][name] for name in ("max_atoms", "max_residues")}
     return {"task": tree["task"], **sizes, **{f"model.{name}": value for name, value in tree["model"].items()}}
+
+
+def _vector_settings(run: Path) -> dict[str, Any]:
+    """As ``_source_settings``, of a run on feature vectors, or a folder of networks in one."""
+    from jaxdti.inference.networks import load_networks
+
+    networks = load_networks(run)
+    bits = networks.space.fingerprint_bits if networks.space else None
+    return {
+        **({"vectors.fingerprint_bits": bits} if bits else {}),
+        "vectors.features": list(networks.model.features),
+        "vectors.methods": ["none"],
+        "training.replicas": len(networks),
+        "transfer.frozen": ["up_to_1"],
+    }
 
 
 def _transfer_sizes(options: argparse.Namespace, overrides: list[str]) -> int:
@@ -291,24 +321,41 @@ def predict(options: argparse.Namespace) -> int:
         return _predict_pair(options)
     if options.table is None or options.output is None:
         raise DataError("predict needs TABLE and --output SCORES, or --smiles SMILES and --sequence SEQUENCE")
-    from jaxdti.data.tables import check_output, write_table
+    from jaxdti.data.tables import check_output
 
     check_output(options.output)
     check_place(options.output)
     if options.output.exists() and options.table.exists() and options.output.samefile(options.table):
         raise DataError(f"{options.output}: SCORES would overwrite TABLE; give another name")
+    if _has_vectors(options.run) or (options.run / "network.json").is_file():
+        return _predict_rows(options)
     from jaxdti.inference.predict import predict as predict_run
     from jaxdti.inference.trained import load_run
 
     settings = _given(options, "drug_column", "protein_column", "drugs", "proteins")
     trained = load_run(options.run)
     scores = predict_run(trained, options.table, **settings)
-    write_table(scores, options.output)
-    invalid = sum(map(bool, scores["error"].to_pylist()))
-    unscored = f", {invalid:,} without a score (see the column error)" if invalid else ""
-    print(f"{scores.num_rows:,} rows{unscored}; written to {options.output}")
+    _write_scores(scores, options.output)
     _tell_uncalibrated(trained)
     return 0
+
+
+def _predict_rows(options: argparse.Namespace) -> int:
+    from jaxdti.inference.networks import predict_rows
+
+    if surplus := _given(options, "protein_column", "drugs", "proteins"):
+        raise DataError(f"{options.run}: a run on feature vectors; leave out --{min(surplus).replace('_', '-')}")
+    _write_scores(predict_rows(options.run, options.table, **_given(options, "drug_column")), options.output)
+    return 0
+
+
+def _write_scores(scores: Any, path: Path) -> None:
+    from jaxdti.data.tables import write_table
+
+    write_table(scores, path)
+    invalid = sum(map(bool, scores["error"].to_pylist()))
+    unscored = f", {invalid:,} without a score (see the column error)" if invalid else ""
+    print(f"{scores.num_rows:,} rows{unscored}; written to {path}")
 
 
 def _tell_uncalibrated(trained: Any) -> None:

@@ -321,11 +321,13 @@ class VectorsConfig:
     source: str | None = None
     """given tables: columns of numbers and a label, to train on"""
     target: str | None = None
-    """given tables: the same columns, unlabelled; a label column is not read"""
+    """given tables: the same columns, unlabelled; a label column is not read; methods=none does without it"""
     test: str | None = None
     """given tables: the same columns with labels, to measure on"""
     label_column: str = "label"
     """column of the class in source and test"""
+    fingerprint_bits: int | None = None
+    """given tables hold SMILES (data.drug_column, or a usual name) instead of numbers: bits of their ECFP4"""
     tasks: tuple[str, ...] = ()
     """targets of the dataset to adapt to; default: all of them"""
     methods: tuple[str, ...] = ("none", "dann", "san")
@@ -343,10 +345,20 @@ class VectorsConfig:
         if self.dataset is not None:
             _choose("vectors.dataset", self.dataset, VECTOR_DATASETS)
         given = [name for name in ("source", "target", "test") if getattr(self, name)]
-        if given and (self.dataset or len(given) < 3):
+        unadapted = self.methods == ("none",)
+        wanted = {"source", "test"} if unadapted else {"source", "target", "test"}
+        if given and (self.dataset or not wanted <= set(given)):
             raise ValueError(
-                f"vectors.{given[0]}: name vectors.dataset, or give vectors.source, vectors.target and vectors.test"
+                f"vectors.{given[0]}: name vectors.dataset, or give vectors.source, vectors.target and vectors.test; "
+                "without adaptation (vectors.methods=none) the target may be missing"
             )
+        if self.fingerprint_bits is not None:
+            _between("vectors.fingerprint_bits", self.fingerprint_bits, 16)
+            if self.dataset:
+                raise ValueError(
+                    f"vectors.fingerprint_bits={self.fingerprint_bits}: is about given tables; "
+                    f"vectors.dataset={self.dataset} brings its own features"
+                )
         for method in self.methods:
             _choose("vectors.methods", method, ADAPTATION_METHODS)
         if not self.methods or len(set(self.methods)) < len(self.methods):
@@ -770,8 +782,10 @@ class Config:
             "training.patience": self.training.patience if self.vectors.select == "last" else None,
             "adaptation.oracle": self.adaptation.oracle,
             "adaptation.selection": self.adaptation.selection if self.adaptation.selection != "source" else None,
-            "transfer.mode": self.transfer.mode if self.transfer.mode != "none" else None,
         }
+        if self.transfer.mode != "none":
+            idle["vectors.methods"] = ",".join(self.vectors.methods) if self.vectors.methods != ("none",) else None
+            idle["transfer.scratch"] = self.transfer.scratch
         if found := [f"{name}={value}" for name, value in idle.items() if value]:
             raise ValueError(
                 f"{', '.join(found)}: without effect on feature vectors, so leave them out; the epoch is chosen by "
@@ -784,6 +798,8 @@ class Config:
             raise ValueError(f"{mode} excludes adaptation.method, training.frozen and training.distributed")
         if self.transfer.unfreeze and self.training.patience is None:
             raise ValueError("transfer.unfreeze needs training.patience, which ends each stage")
+        if self.vectors.given:
+            return
         if self.transfer.mode == "shallow" and (self.task == "regression" or self.training.replicas > 1):
             raise ValueError(f"{mode} needs task=classification and training.replicas=1: no network is trained")
 

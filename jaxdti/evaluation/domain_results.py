@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import t as student_t
+from sklearn.metrics import roc_auc_score
 
 from jaxdti.data.named import write_json
 from jaxdti.evaluation.domain_gap import proxy_a_distance
 from jaxdti.evaluation.evaluation import json_ready
 from jaxdti.evaluation.vector_baselines import VECTOR_BASELINES
 
-COMPARED = ("none", "dann")  # the methods that others are held against
+COMPARED = ("none", "dann", "scratch", "source")  # the methods, and starts of a transfer, that others are held against
 _GAP_ROWS = 20  # of each domain, at least
 _LEVEL = 0.95
 ON_DATABASE = "target_accuracy_on_"  # followed by its name: of the test rows of one database
@@ -42,7 +43,8 @@ def measure_domains(
     Returns:
       ``target_accuracy``, ``target_balanced_accuracy`` (mean over the classes that the target has), ``outlier_share``,
       ``source_accuracy`` and ``proxy_a_distance``; the last NaN where a domain has too few rows, or without features.
-      For each database ``target_accuracy_on_NAME``, NaN without rows.
+      For each database ``target_accuracy_on_NAME``, NaN without rows. Of two classes also ``target_auroc``, of the
+      second logit less the first; NaN where the test rows are of one class.
     """
     called = np.argmax(target_logits, -1)
     right, present = called == target_label, np.unique(target_label)
@@ -50,16 +52,28 @@ def measure_domains(
     if source_features is not None and target_features is not None:
         if min(len(source_label), len(target_label)) >= _GAP_ROWS:
             distance = proxy_a_distance(source_features, target_features)
-    return {
-        "target_accuracy": float(np.mean(right)),
-        "target_balanced_accuracy": float(np.mean([np.mean(right[target_label == k]) for k in present])),
-        "outlier_share": float(np.mean(~np.isin(called, present))),
-        "source_accuracy": float(np.mean(np.argmax(source_logits, -1) == source_label)),
-        "proxy_a_distance": distance,
-    } | {
-        f"{ON_DATABASE}{name}": float(np.mean(right[own])) if own.any() else float("nan")
-        for name, own in (databases or {}).items()
-    }
+    return (
+        {
+            "target_accuracy": float(np.mean(right)),
+            "target_balanced_accuracy": float(np.mean([np.mean(right[target_label == k]) for k in present])),
+            "outlier_share": float(np.mean(~np.isin(called, present))),
+            "source_accuracy": float(np.mean(np.argmax(source_logits, -1) == source_label)),
+            "proxy_a_distance": distance,
+        }
+        | _auroc(target_logits, target_label)
+        | {
+            f"{ON_DATABASE}{name}": float(np.mean(right[own])) if own.any() else float("nan")
+            for name, own in (databases or {}).items()
+        }
+    )
+
+
+def _auroc(logits: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    if logits.shape[-1] != 2:
+        return {}
+    if np.ptp(label) == 0:
+        return {"target_auroc": float("nan")}
+    return {"target_auroc": float(roc_auc_score(label, logits[:, 1] - logits[:, 0]))}
 
 
 def summarise_domains(rows: Sequence[Row]) -> list[Row]:

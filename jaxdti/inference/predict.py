@@ -1,5 +1,6 @@
 """Scores for new pairs: one output row per input row."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -63,18 +64,18 @@ def predict(
     if trained.config.task == "classification":
         added["probability"] = pa.array(trained.calibration.probability(score), mask=~valid)
     added["error"] = pa.array(found.errors.tolist(), pa.string())
-    table = _make_room(found.columns)
+    table = make_room(found.columns, _ADDED)
     for name, column in added.items():
         table = table.append_column(name, column)
     return table
 
 
-def _make_room(table: pa.Table) -> pa.Table:
+def make_room(table: pa.Table, added: Collection[str]) -> pa.Table:
     """Renames columns that are called as those of a prediction: an earlier spread beside new scores would mislead."""
     names = list(table.column_names)
     for place, name in enumerate(names):
-        if name in _ADDED:
-            while name in names or name in _ADDED:
+        if name in added:
+            while name in names or name in added:
                 name += "_input"
             say(f"the input column {names[place]} is kept as {name}")
             names[place] = name

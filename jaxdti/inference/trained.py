@@ -81,7 +81,7 @@ def load_run(run: Path) -> TrainedRun:
         raise DataError(f"{run}: not a run directory; expected one written by `jaxdti train` or `jaxdti import`")
     config = load_config(run / "config.yaml")
     if config.vectors.given:
-        raise DataError(f"{run}: a run on feature vectors, which compares methods and keeps no weights")
+        raise DataError(f"{run}: a run on feature vectors, not on pairs; `jaxdti predict` and `transfer` take it")
     if not (run / "model.json").is_file():
         raise DataError(f"{run}: training has not finished; continue with `jaxdti train --resume {run}`")
     label_scale, calibration, calibrated = _read_model_card(run / "model.json")

@@ -57,6 +57,19 @@ def split(model: FNN, layers: int) -> tuple[FNN, FNN]:
     return lower, model.clone(features=tuple(model.features[layers:]), first=model.first + layers)
 
 
+def parts_of(model: FNN) -> dict[str, tuple[str, ...]]:
+    """``up_to_1``, ``up_to_2``, ...: the lowest hidden layers with their BatchNorm, by the names of their modules."""
+    names = [(f"hidden_{i}", f"norm_{i}") for i in range(len(model.features))]
+    return {f"up_to_{n}": sum(names[:n], ()) for n in range(1, len(names) + 1)}
+
+
+def depth(model: FNN, path: tuple[str, ...]) -> int:
+    """Layers between a parameter and the logits: 0 in the output layer, most in the first hidden one."""
+    if path[0] == "output":
+        return 0
+    return model.first + len(model.features) - int(path[0].rpartition("_")[2])
+
+
 def init_fnn(model: FNN, inputs: int, seed: int | Array) -> dict[str, Any]:
     """``{"params", "batch_stats"}`` of a fresh network on ``inputs`` features; vmappable over ``seed``."""
     x, row_mask = jnp.zeros((1, inputs)), jnp.ones((1,), bool)

@@ -158,6 +158,14 @@ def network_of(variables: Variables, domain: int | None) -> Variables:
     return {"params": variables["params"]["network"], "batch_stats": statistics}
 
 
+def target_networks(adaptation: AdaptationConfig, variables: Variables) -> Variables:
+    """Of what ``fit_adapted`` trained, stacked on axis 0, the networks as they score the target."""
+    if adaptation.method == "none":
+        return variables
+    domain = TARGET if adaptation.batchnorm == "separate" else None
+    return jax.vmap(partial(network_of, domain=domain))(variables)
+
+
 def _both_domains(
     model: FNN,
     adaptation: AdaptationConfig,

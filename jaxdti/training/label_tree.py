@@ -34,7 +34,7 @@ def select(
         if not found:
             raise DataError(
                 f"{key}: {pattern!r} names no parameter; groups: {', '.join(groups)}; modules: {', '.join(params)}; or "
-                "further down, such as decoder/norm_*"
+                "further down, with * and ? within names"
             )
         chosen |= found
     return frozenset(chosen)

@@ -73,7 +73,7 @@ def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str,
       DataError: the data are unfit, or ``output`` exists and is not to be overwritten.
       NonFiniteLoss, Interrupted: see ``jaxdti.training.loop.fit``; the run can be resumed after ``Interrupted``.
     """
-    _check_no_transfer(config)
+    check_no_transfer(config)
     check_directory(output, overwrite)
     dataset = load_data(config.data, config.task)  # before anything is deleted or created: the data may be unfit
     check_target(config, dataset.parts)
@@ -81,7 +81,8 @@ def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str,
     return _run(config, output, dataset)
 
 
-def _check_no_transfer(config: Config) -> None:
+def check_no_transfer(config: Config) -> None:
+    """Raises DataError where the configuration asks for what ``jaxdti transfer`` does."""
     if config.transfer.mode != "none":
         raise DataError(f"transfer.mode={config.transfer.mode} needs a trained model: jaxdti transfer SOURCE_RUN ...")
 
@@ -433,7 +434,7 @@ def make_method(replicas: Sequence[Replica], table: InteractionTable, buckets: B
       DataError: there is nothing to adapt to, ``training.frozen`` names nothing or everything, or a transfer is asked
         for, which needs a source.
     """
-    _check_no_transfer(replicas[0].config)
+    check_no_transfer(replicas[0].config)
     config = replicas[0].config
     steps = config.training.chunk_steps or chunk_steps()
     if config.adaptation.method == "none":

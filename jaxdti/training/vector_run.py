@@ -3,11 +3,12 @@
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxdti.config import AdaptationConfig, Config, save_config
@@ -17,7 +18,7 @@ from jaxdti.data.family_domains import load_family_domains
 from jaxdti.data.interactions import DataError
 from jaxdti.data.named import write_json
 from jaxdti.data.planted_vectors import load_planted_domains
-from jaxdti.data.vectors import VectorDomains, read_domains
+from jaxdti.data.vectors import Parts, VectorDomains, read_domains
 from jaxdti.evaluation.domain_results import (
     COMPARED,
     Row,
@@ -30,21 +31,35 @@ from jaxdti.evaluation.domain_results import (
     write_domain_results,
 )
 from jaxdti.evaluation.vector_baselines import VECTOR_BASELINES, vector_baseline
+from jaxdti.inference.networks import NETWORKS, VectorNetworks, load_networks, save_networks
 from jaxdti.models.fnn import FNN
-from jaxdti.training.adapted_vectors import fit_adapted, score_domains
+from jaxdti.training.adapted_vectors import fit_adapted, score_domains, target_networks
 from jaxdti.training.loop import Interrupted
 from jaxdti.training.run import (
     check_directory,
+    check_no_transfer,
     check_unchanged,
     describe_environment,
     new_directory,
     resumable_config,
 )
 from jaxdti.training.signals import stop_signals
-from jaxdti.training.vectors import Progress, VectorFit, VectorReplica
+from jaxdti.training.vector_transfer import (
+    SCRATCH,
+    SHALLOW,
+    SOURCE,
+    check_transfer,
+    fit_transfer,
+    in_classes_of,
+    shallow_scores,
+    transfer_methods,
+)
+from jaxdti.training.vectors import Progress, VectorFit, VectorReplica, predict_vectors
 
-__all__ = ["Interrupted", "resume_vectors", "train_vectors"]
+__all__ = ["Interrupted", "resume_vectors", "train_vectors", "transfer_vectors"]
 
+_SOURCE = "source"  # folder of the networks that a transferred run starts from
+_SCORED = ("validation", "test")
 _SELECT = {"last": None, "source": "accuracy"}
 
 
@@ -52,7 +67,8 @@ def train_vectors(config: Config, output: Path, *, overwrite: bool = False) -> d
     """Trains ``training.replicas`` networks for every method and task, and writes what they reach on the target.
 
     All networks of a method train in one program. ``output`` gets config.yaml, environment.json, data.json, methods/
-    (what each finished method reached, to resume from), results.csv (a row a network), summary.json and accuracy.png.
+    (what each finished method reached, to resume from), networks/METHOD/TASK/ (the weights), results.csv (a row a
+    network), summary.json and accuracy.png.
 
     Returns:
       ``results``, one entry for each task and method (see ``summarise_domains``), ``differences`` (see
@@ -62,12 +78,39 @@ def train_vectors(config: Config, output: Path, *, overwrite: bool = False) -> d
       DataError: the data are unfit, or ``output`` exists and is not to be overwritten.
       Interrupted: a signal arrived; ``resume_vectors`` goes on.
     """
+    check_no_transfer(config)
     check_directory(output, overwrite)
     domains = load_domains(config, _seeds(config))
     with new_directory(output):
         save_config(config, output / "config.yaml")
         write_json(output / "data.json", {"sha256": _fingerprint(domains)})
     return _run(config, output, domains)
+
+
+def transfer_vectors(source: Path, config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:
+    """Carries the networks of the run ``source`` to other data, as ``config.transfer`` says.
+
+    Writes and returns what ``train_vectors`` does, with the source's networks in source/; see
+    ``jaxdti.training.vector_transfer``.
+
+    Raises:
+      DataError: as ``train_vectors``; or the source is not trained or of another architecture, or the names of what is
+        frozen or fresh do not suit it.
+      Interrupted: as ``train_vectors``.
+    """
+    if config.transfer.mode == "none":
+        raise DataError("transfer.mode=none: choose from full, feature, shallow")
+    networks = load_networks(source)
+    if output.resolve() in (source.resolve(), *source.resolve().parents):
+        raise DataError(f"{output}: holds the source run; give another --output")
+    check_directory(output, overwrite)
+    domains = in_classes_of(load_domains(config, _seeds(config), networks), networks)
+    check_transfer(config, networks, domains)
+    with new_directory(output):
+        save_networks(output / _SOURCE, networks)
+        save_config(config, output / "config.yaml")
+        write_json(output / "data.json", {"sha256": _fingerprint(domains)})
+    return _run(config, output, domains, networks)
 
 
 def resume_vectors(run: Path) -> dict[str, Any]:
@@ -78,9 +121,12 @@ def resume_vectors(run: Path) -> dict[str, Any]:
       Interrupted: as ``train_vectors``.
     """
     config = resumable_config(run)
-    domains = load_domains(config, _seeds(config))
+    networks = None if config.transfer.mode == "none" else load_networks(run / _SOURCE)
+    domains = load_domains(config, _seeds(config), networks)
+    if networks is not None:
+        domains = in_classes_of(domains, networks)
     check_unchanged(run, _fingerprint(domains))
-    return _run(config, run, domains)
+    return _run(config, run, domains, networks)
 
 
 def _seeds(config: Config) -> range:
@@ -97,8 +143,11 @@ def _fingerprint(domains: VectorDomains) -> str:
     return total.hexdigest()
 
 
-def _run(config: Config, output: Path, domains: VectorDomains) -> dict[str, Any]:
-    """Everything after the data. A method's rows are kept as soon as all its networks are measured."""
+def _run(config: Config, output: Path, domains: VectorDomains, source: VectorNetworks | None = None) -> dict[str, Any]:
+    """Everything after the data. A method's rows are kept as soon as all its networks are measured.
+
+    ``source``: the networks that a transfer begins with.
+    """
     started, seeds = time.perf_counter(), _seeds(config)
     write_json(output / "environment.json", describe_environment())
     for line in domains.lines:
@@ -110,13 +159,19 @@ def _run(config: Config, output: Path, domains: VectorDomains) -> dict[str, Any]
             if stopped:
                 raise Interrupted(stopped[0])
 
-        for method in (*config.vectors.methods, *(VECTOR_BASELINES if config.output.baselines else ())):
+        methods = config.vectors.methods
+        if source is not None:
+            methods = transfer_methods(config, source, domains.classes)
+        for method in (*methods, *(VECTOR_BASELINES if config.output.baselines else ())):
             begun, file = time.perf_counter(), output / "methods" / f"{method}.json"
             if not file.is_file():
                 if method in VECTOR_BASELINES:
                     found = baseline_rows(method, domains, seeds)
+                elif source is not None:
+                    found = transfer_rows(config, source, domains, method, seeds, output, look)
                 else:
-                    found = train_method(config, domains, replace(config.adaptation, method=method), seeds, look)
+                    adaptation = replace(config.adaptation, method=method)
+                    found = train_method(config, domains, adaptation, seeds, output, look)
                 write_json(file, found)
                 say(f"{method}: {len(found)} models, {time.perf_counter() - begun:.0f} s")
                 look()
@@ -126,14 +181,15 @@ def _run(config: Config, output: Path, domains: VectorDomains) -> dict[str, Any]
     write_domain_results(output, rows, summary, facts | {"differences": differences})
     told = {
         "lines": domain_lines(summary),
+        "auroc_lines": domain_lines(summary, "target_auroc") if len(domains.classes) == 2 else [],
         "database_lines": database_lines(summary),
         "verdicts": verdicts(summary, differences),
     }
     return facts | {"results": summary, "differences": differences} | told
 
 
-def load_domains(config: Config, seeds: Sequence[int]) -> VectorDomains:
-    """The feature vectors that the section ``vectors`` names.
+def load_domains(config: Config, seeds: Sequence[int], networks: VectorNetworks | None = None) -> VectorDomains:
+    """The feature vectors that the section ``vectors`` names, as trained ``networks`` take them if there are some.
 
     Raises:
       DataError: they are unfit.
@@ -147,9 +203,20 @@ def load_domains(config: Config, seeds: Sequence[int]) -> VectorDomains:
         return load_planted_domains(vectors.tasks, validation=vectors.validation, seeds=seeds)
     if vectors.tasks:
         raise DataError("vectors.tasks chooses among the targets of vectors.dataset; given tables are one target")
-    assert vectors.source and vectors.target and vectors.test
-    paths = (Path(vectors.source), Path(vectors.target), Path(vectors.test))
-    return read_domains(*paths, label_column=vectors.label_column, validation=vectors.validation, seeds=seeds)
+    if networks is not None and networks.space is None:
+        raise DataError("the source was trained on vectors that are those of no table; name vectors.dataset")
+    assert vectors.source and vectors.test
+    return read_domains(
+        Path(vectors.source),
+        Path(vectors.target) if vectors.target else None,
+        Path(vectors.test),
+        label_column=vectors.label_column,
+        validation=vectors.validation,
+        seeds=seeds,
+        fingerprint_bits=vectors.fingerprint_bits,
+        drug_column=config.data.drug_column,
+        space=networks.space if networks is not None else None,
+    )
 
 
 def train_method(
@@ -157,14 +224,65 @@ def train_method(
     domains: VectorDomains,
     adaptation: AdaptationConfig,
     seeds: Sequence[int],
+    output: Path,
     progress: Progress | None = None,
 ) -> list[Row]:
     """A row of results for each task and seed. Labels of target rows are hidden from the training.
 
-    ``progress`` is that of ``fit_vectors``.
+    ``output`` gets the networks as they score the target; ``progress`` is that of ``fit_vectors``.
     """
-    vectors, training = config.vectors, config.training
-    model = FNN(vectors.features, outputs=len(domains.classes))
+    model = FNN(config.vectors.features, outputs=len(domains.classes))
+    members, parts, replicas = replicas_of(config, domains, seeds)
+    select = _SELECT[config.vectors.select]
+    fit = fit_adapted(model, domains.features, replicas, adaptation, config.training, select=select, progress=progress)
+    _keep(output, adaptation.method, domains, seeds, model, target_networks(adaptation, fit.variables))
+    features, logits = {}, {}
+    for part in _SCORED:
+        rows = _stacked([own[part] for own in parts])
+        scored = score_domains(model, adaptation, fit.variables, domains.features, rows, part)
+        for into, found in zip((features, logits), scored, strict=True):
+            into[part] = [found[r, : len(own[part])] for r, own in enumerate(parts)]
+    return [
+        {"task": task, "method": adaptation.method, "seed": seeds[i]}
+        | _measured(domains, parts[r], *({part: x[part][r] for part in _SCORED} for x in (logits, features)))
+        | _course(fit, r)
+        for r, (task, i) in enumerate(members)
+    ]
+
+
+def transfer_rows(
+    config: Config,
+    source: VectorNetworks,
+    domains: VectorDomains,
+    method: str,
+    seeds: Sequence[int],
+    output: Path,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """As ``train_method``, of one of the ``transfer_methods``; networks that start from the source are kept."""
+    members, parts, replicas = replicas_of(config, domains, seeds)
+    if method in SHALLOW:
+        scores = shallow_scores(method, source, domains, replicas, parts)
+        course = [{"best_epoch": "", "failed": ""}] * len(members)
+    else:
+        select = _SELECT[config.vectors.select]
+        model, fit = fit_transfer(config, source, domains, replicas, method, select, progress)
+        if method not in (SCRATCH, SOURCE):
+            _keep(output, method, domains, seeds, model, fit.variables)
+        logits = predict_vectors(model, fit.variables, domains.features)
+        scores = [{part: logits[r, own[part]] for part in _SCORED} for r, own in enumerate(parts)]
+        course = [_course(fit, r) for r in range(len(members))]
+    return [
+        {"task": task, "method": method, "seed": seeds[i]} | _measured(domains, parts[r], scores[r]) | course[r]
+        for r, (task, i) in enumerate(members)
+    ]
+
+
+def replicas_of(
+    config: Config, domains: VectorDomains, seeds: Sequence[int]
+) -> tuple[list[tuple[str, int]], list[Parts], list[VectorReplica]]:
+    """For each task and seed: its name and the number of the seed, the rows of the parts, and what to train."""
+    training = config.training
     members = [(task, i) for task in domains.tasks for i in range(len(seeds))]
     parts = [domains.tasks[task][i] for task, i in members]
     hidden = np.full(len(domains.label), np.nan)
@@ -180,33 +298,45 @@ def train_method(
             seed=seeds[i],
             learning_rate=training.learning_rate,
             weight_decay=training.weight_decay,
-            dropout=vectors.dropout,
+            dropout=config.vectors.dropout,
             class_weight=training.class_weight,
         )
         for (_, i), own in zip(members, parts, strict=True)
     ]
-    select = _SELECT[vectors.select]
-    fit = fit_adapted(model, domains.features, replicas, adaptation, training, select=select, progress=progress)
-    scores = {}
-    for part in ("validation", "test"):
-        rows = _stacked([own[part] for own in parts])
-        scores[part] = score_domains(model, adaptation, fit.variables, domains.features, rows, part)
-    found = []
-    for r, ((task, i), own) in enumerate(zip(members, parts, strict=True)):
-        sizes = {part: len(own[part]) for part in scores}
-        features, logits = ({part: scores[part][which][r, : sizes[part]] for part in sizes} for which in (0, 1))
-        label = {part: domains.label[own[part]] for part in sizes}
-        measured = measure_domains(
-            logits["validation"],
-            label["validation"],
-            logits["test"],
-            label["test"],
-            features["validation"],
-            features["test"],
-            databases={name: rows[own["test"]] for name, rows in domains.databases.items()},
+    return members, parts, replicas
+
+
+def _measured(
+    domains: VectorDomains,
+    own: Parts,
+    scores: Mapping[str, np.ndarray],
+    features: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, float]:
+    """What one network, or one baseline, reaches: scores [rows, K] and features [rows, F] by part."""
+    return measure_domains(
+        scores["validation"],
+        domains.label[own["validation"]],
+        scores["test"],
+        domains.label[own["test"]],
+        *((features["validation"], features["test"]) if features else ()),
+        databases={name: rows[own["test"]] for name, rows in domains.databases.items()},
+    )
+
+
+def _keep(
+    output: Path, method: str, domains: VectorDomains, seeds: Sequence[int], model: FNN, variables: dict[str, Any]
+) -> None:
+    """Writes the networks of each task, whose seeds follow one another on axis 0."""
+    for t, task in enumerate(domains.tasks):
+        own = slice(t * len(seeds), (t + 1) * len(seeds))
+        networks = VectorNetworks(
+            model=model,
+            variables=jax.tree.map(lambda x, own=own: x[own], variables),
+            classes=domains.classes,
+            inputs=domains.features.shape[1],
+            space=domains.space,
         )
-        found.append({"task": task, "method": adaptation.method, "seed": seeds[i]} | measured | _course(fit, r))
-    return found
+        save_networks(output / NETWORKS / method / task, networks)
 
 
 def baseline_rows(name: str, domains: VectorDomains, seeds: Sequence[int]) -> list[Row]:
@@ -219,13 +349,7 @@ def baseline_rows(name: str, domains: VectorDomains, seeds: Sequence[int]) -> li
             if train not in fitted:
                 fitted[train] = vector_baseline(name, features["train"], label["train"], len(domains.classes), seed)
             score = fitted[train]
-            measured = measure_domains(
-                score(features["validation"]),
-                label["validation"],
-                score(features["test"]),
-                label["test"],
-                databases={name: rows[own["test"]] for name, rows in domains.databases.items()},
-            )
+            measured = _measured(domains, own, {part: score(features[part]) for part in _SCORED})
             found.append({"task": task, "method": name, "seed": seed} | measured | {"best_epoch": "", "failed": ""})
     return found
 

@@ -15,7 +15,7 @@ from jax import Array
 
 from jaxdti.config import TrainingConfig
 from jaxdti.training.objectives import Objective, affinity_loss, binding_loss, masked_mean
-from jaxdti.training.optimizer import RateOf, make_optimizer, one_rate
+from jaxdti.training.optimizer import RateOf, ShareOf, make_optimizer, one_rate, whole_rate
 from jaxdti.training.state import TrainState
 from jaxdti.training.step import make_train_step
 
@@ -58,6 +58,7 @@ class VectorMethod:
     objective: Callable[[Array], Objective]  # of the features
     network: Callable[[dict[str, Any]], dict[str, Any]]  # of all variables those that validation applies the model to
     rate_of: RateOf = one_rate
+    share_of: ShareOf = whole_rate
     # (variables, features, rows int32 [T] of the whole target, -1 where there is none) -> what changes in ``hyper``
     # at the start of each epoch, and within it after so many steps
     refresh: Callable[[dict[str, Any], Array, Array], dict[str, Array]] | None = None
@@ -443,7 +444,7 @@ def _programs(
     One by one, ``fits`` holds every replica for itself: a loop of the program over stacked ones would copy each state
     in and out, a fifth of the time of 16 steps of a network on fingerprints.
     """
-    tx, patience = make_optimizer(config, steps, method.rate_of), config.patience
+    tx, patience = make_optimizer(config, steps, method.rate_of, method.share_of), config.patience
 
     def begin(variables: dict[str, Any], seed: Array, hyper: dict[str, Array]) -> _Fit:
         variables = jax.tree.map(jnp.copy, variables)  # a program gives its state up, not what the caller holds

@@ -9,9 +9,10 @@ import pytest
 from sklearn.datasets import load_digits
 
 from jaxdti.data.digits import SHIFTS, load_digit_domains
+from jaxdti.data.fingerprints import ecfp4
 from jaxdti.data.interactions import DataError
 from jaxdti.data.planted_vectors import CLASSES, STRENGTHS, TARGET_CLASSES, load_planted_domains
-from jaxdti.data.vectors import TABLES, read_domains, split_source
+from jaxdti.data.vectors import TABLES, FeatureSpace, read_domains, split_source
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +95,8 @@ def test_given_tables(tables):
     [
         ("source", "a,b,label\n1,2,x\n3,4,x\n", "1 class in 'label'"),
         ("source", "label\nx\ny\n", "no column of features"),
-        ("source", "a,b,label\n1,two,x\n3,4,y\n", "column 'b' holds something else than numbers"),
-        ("source", "a,b,label\n1,2,x\n3,nan,y\n", "column 'b': 1 values are missing or infinite, first in row 2"),
+        ("source", "a,b,label\n1,two,x\n3,4,y\n", r"row 1: column 'b' holds 'two'; .* \(1 such rows\)"),
+        ("source", "a,b,label\n1,2,x\n3,nan,y\n", r"row 2: column 'b' holds 'nan'; a finite number is expected"),
         ("source", "a,b,label\n1,2,x\n3,4,\n", "1 rows have no label, the first is row 2"),
         ("target", "a\n1\n", "no column 'b', which the source has"),
         ("test", "label,a,b\nz,3,6\n", "'z', which is no class"),
@@ -112,8 +113,35 @@ def test_a_column_of_dates_is_no_feature(tables, tmp_path):
     columns = {"a": [1, 3], "b": [datetime.date(2020, 1, 1)] * 2, "label": ["x", "y"]}
     tables["source"] = tmp_path / "source.parquet"
     pa.parquet.write_table(pa.table(columns), tables["source"])
-    with pytest.raises(DataError, match=r"source\.parquet: column 'b' holds something else than numbers"):
+    with pytest.raises(DataError, match=r"source\.parquet: row 1: column 'b' holds datetime.date"):
         read(tables)
+
+
+def test_without_a_target_and_with_rows_that_repeat(tables):
+    found = read(tables | {"target": None})
+    assert len(found.tasks[TABLES][0]["target_train"]) == 0 and len(found.features) == 4
+    assert "1 of the test rows have the features of a source row" in found.lines
+
+
+def test_smiles_become_fingerprints(tables, tmp_path):
+    for name, smiles in (("source", ["CCO", "c1ccccc1", "OCC"]), ("target", ["CN"]), ("test", ["CCN"])):
+        rows = "".join(f"{text},x{i % 2}\n" for i, text in enumerate(smiles))
+        write(tmp_path, f"{name}.csv", "SMILES,label\n" + rows)
+    found = read(tables, fingerprint_bits=64)
+    assert found.features.shape == (5, 64) and found.space == FeatureSpace(fingerprint_bits=64)
+    np.testing.assert_array_equal(found.features, ecfp4(["CCO", "c1ccccc1", "CCO", "CN", "CCN"], bits=64))
+    write(tmp_path, "test.csv", "SMILES,label\nCCN,x0\nC(C,x1\n")
+    with pytest.raises(DataError, match=r"test\.csv: row 2: SMILES 'C\(C': not a valid SMILES"):
+        read(tables, fingerprint_bits=64)
+
+
+def test_the_space_of_a_network_reads_other_tables_alike(tables):
+    found = read(tables)
+    assert found.space is not None
+    np.testing.assert_array_equal(found.space.read(tables["target"]), found.features[3:4])
+    write(tables["source"].parent, "other.csv", "b,a,label\n1,2,y\n2,2,x\n")
+    other = read(tables | {"source": tables["source"].parent / "other.csv"}, space=found.space)
+    np.testing.assert_array_equal(other.features[0], found.features[3])  # not the means of the other table
 
 
 def test_no_such_shift():
