@@ -39,7 +39,9 @@ def train(options: argparse.Namespace) -> int:
 
 
 def _has_vectors(run: Path) -> bool:
-    """Whether a run directory is one on feature vectors."""
+    """Whether a directory is a run on feature vectors, or a folder of networks in one."""
+    if (run / "network.json").is_file():
+        return True
     return (run / "config.yaml").is_file() and load_config(run / "config.yaml").vectors.given
 
 
@@ -173,7 +175,7 @@ def transfer(options: argparse.Namespace) -> int:
     if "output.directory" not in vars(options):
         raise DataError("--output RUN is missing")
     output = Path(vars(options)["output.directory"])
-    if _has_vectors(options.source) or (options.source / "network.json").is_file():
+    if _has_vectors(options.source):
         config = load_config(options.config, overrides, _vector_settings(options.source))
         if not config.vectors.given:
             raise DataError(
@@ -327,7 +329,7 @@ def predict(options: argparse.Namespace) -> int:
     check_place(options.output)
     if options.output.exists() and options.table.exists() and options.output.samefile(options.table):
         raise DataError(f"{options.output}: SCORES would overwrite TABLE; give another name")
-    if _has_vectors(options.run) or (options.run / "network.json").is_file():
+    if _has_vectors(options.run):
         return _predict_rows(options)
     from jaxdti.inference.predict import predict as predict_run
     from jaxdti.inference.trained import load_run

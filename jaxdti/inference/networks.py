@@ -52,11 +52,6 @@ def save_networks(folder: Path, networks: VectorNetworks) -> None:
     write_json(folder / _CARD, card)
 
 
-def has_networks(run: Path) -> bool:
-    """Whether ``load_networks`` could read a run, or a folder within it."""
-    return (run / _CARD).is_file() or (run / NETWORKS).is_dir()
-
-
 def load_networks(run: Path) -> VectorNetworks:
     """Reads the networks of a run on feature vectors: of RUN where it has those of one method and task, or of RUN's
     folder networks/METHOD/TASK.
