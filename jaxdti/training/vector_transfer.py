@@ -53,20 +53,14 @@ def transfer_methods(config: Config, network: VectorNetworks, classes: Sequence[
 
 def check_transfer(config: Config, source: VectorNetworks, domains: VectorDomains) -> None:
     """Raises DataError unless the networks suit the table, the seeds and what is frozen, fresh and unfrozen."""
-    seeds, hidden = config.training.replicas, tuple(config.vectors.features)
-    if hidden != tuple(source.model.features):
-        raise DataError(
-            "the source run is of another architecture: "
-            f"vectors.features {list(source.model.features)}, here {list(hidden)}"
-        )
-    bits, given = source.space and source.space.fingerprint_bits, config.vectors.fingerprint_bits
-    if given and given != bits:
-        raise DataError(
-            f"vectors.fingerprint_bits={given}: the source was trained on "
-            + (f"{bits} bits" if bits else "columns of numbers")
-        )
-    if domains.features.shape[1] != source.inputs:
-        raise DataError(f"the source's networks take {source.inputs} features, here {domains.features.shape[1]}")
+    seeds, bits = config.training.replicas, source.space and source.space.fingerprint_bits
+    compared = [
+        ("vectors.features", list(source.model.features), list(config.vectors.features)),
+        ("vectors.fingerprint_bits", bits, config.vectors.fingerprint_bits or bits),
+        ("length of a feature vector", source.inputs, domains.features.shape[1]),
+    ]
+    if different := [f"{name} {there}, here {here}" for name, there, here in compared if there != here]:
+        raise DataError(f"the source run is of another architecture: {'; '.join(different)}")
     if len(source) not in (1, seeds):
         raise DataError(
             f"the source holds {len(source)} networks, one for each seed; training.replicas={len(source)} starts each "

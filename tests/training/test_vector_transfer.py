@@ -242,7 +242,7 @@ def test_networks_that_do_not_suit():
     domains, config = domains_of(), config_of(mode="full")
     with pytest.raises(DataError, match=r"another architecture: vectors.features \[7\], here \[6, 4\]"):
         check_transfer(config, networks_of((5, 6), hidden=(7,)), domains)
-    with pytest.raises(DataError, match="take 5 features, here 3"):
+    with pytest.raises(DataError, match="length of a feature vector 5, here 3"):
         check_transfer(config, networks_of((5, 6), inputs=5), domains)
     with pytest.raises(DataError, match=r"3 networks, .* training.replicas=3 .* found 2"):
         check_transfer(config, networks_of((5, 6, 7)), domains)
@@ -403,7 +403,7 @@ def test_what_a_transfer_on_vectors_refuses(source_run, small, tmp_path, capsys)
         ),
         (
             [*small, "--transfer.mode=full", "--vectors.fingerprint_bits=64"],
-            "the source was trained on columns of numbers",
+            "vectors.fingerprint_bits None, here 64",
         ),
     ):
         assert main(["transfer", networks, *flags, "--output", str(tmp_path / "run")]) == 2
