@@ -337,7 +337,9 @@ class VectorsConfig:
     validation: float = 0.2
     """share of the source rows that validates"""
     select: str = "last"
-    """epoch that is kept: last | source (best accuracy on the source's validation rows)"""
+    """epoch that is kept, never by a target label: last | source (best accuracy on the source's validation rows) |
+    information (of the predictions on unlabelled target rows) | importance (validation loss, weighted towards the
+    target)"""
 
     def __post_init__(self):
         if self.dataset is not None:
@@ -355,7 +357,7 @@ class VectorsConfig:
             raise ValueError(f"vectors.tasks={self.tasks!r}: each only once")
         if not self.features or min(self.features) < 1:
             raise ValueError(f"vectors.features={self.features!r}: whole numbers above 0 are expected")
-        _choose("vectors.select", self.select, ("last", "source"))
+        _choose("vectors.select", self.select, ("last", "source", "information", "importance"))
         _between("vectors.dropout", self.dropout, 0.0, 0.95)
         _between("vectors.validation", self.validation, 0.01, 0.5)
 
@@ -775,7 +777,7 @@ class Config:
         if found := [f"{name}={value}" for name, value in idle.items() if value]:
             raise ValueError(
                 f"{', '.join(found)}: without effect on feature vectors, so leave them out; the epoch is chosen by "
-                f"vectors.select=last or source, found {self.vectors.select}"
+                f"vectors.select, found {self.vectors.select}"
             )
 
     def _check_transfer(self) -> None:

@@ -45,7 +45,7 @@ from jaxdti.training.vectors import Progress, VectorFit, VectorReplica
 
 __all__ = ["Interrupted", "resume_vectors", "train_vectors"]
 
-_SELECT = {"last": None, "source": "accuracy"}
+_SELECT = {"last": None, "source": "accuracy", "information": "information", "importance": "importance"}
 
 
 def train_vectors(config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:

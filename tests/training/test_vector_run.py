@@ -96,7 +96,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, 
         ({"methods": ["sand"]}, {}, "choose from none, dann"),
         ({"dataset": "digits"}, {"adaptation": {"method": "san"}}, "vectors.methods names the methods"),
         ({"dataset": "digits"}, {"task": "regression"}, "the task is classification"),
-        ({"select": "best"}, {}, "choose from last, source"),
+        ({"select": "best"}, {}, "choose from last, source, information, importance"),
         ({"tasks": ["0", "0"]}, {}, "each only once"),
         ({"dataset": "digits"}, {"adaptation": {"start": 3}, "training": {"epochs": 3}}, r"start=3.0: .*epochs=3;"),
         (
@@ -107,7 +107,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, 
         (
             {"dataset": "digits"},
             {"adaptation": {"selection": "information", "oracle": True}},
-            "adaptation.oracle=True, adaptation.selection=information: .* chosen by vectors.select=last or source",
+            "adaptation.oracle=True, adaptation.selection=information: .* chosen by vectors.select, found last",
         ),
     ],
 )
