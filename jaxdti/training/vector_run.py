@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from jaxdti.config import AdaptationConfig, Config, save_config
 from jaxdti.console import say
@@ -17,12 +19,15 @@ from jaxdti.data.family_domains import load_family_domains
 from jaxdti.data.interactions import DataError
 from jaxdti.data.named import write_json
 from jaxdti.data.planted_vectors import load_planted_domains
+from jaxdti.data.tables import write_table
 from jaxdti.data.vectors import VectorDomains, read_domains
 from jaxdti.evaluation.domain_results import (
     COMPARED,
     Row,
     database_lines,
     domain_lines,
+    domain_points,
+    draw_tasks,
     mean_and_sd_text,
     measure_domains,
     paired_differences,
@@ -52,7 +57,8 @@ def train_vectors(config: Config, output: Path, *, overwrite: bool = False) -> d
     """Trains ``training.replicas`` networks for every method and task, and writes what they reach on the target.
 
     All networks of a method train in one program. ``output`` gets config.yaml, environment.json, data.json, methods/
-    (what each finished method reached, to resume from), results.csv (a row a network), summary.json and accuracy.png.
+    (what each finished method reached, to resume from), results.csv (a row a network), summary.json, accuracy.png and
+    domains/TASK.png (features of source validation and target test rows in the first seed's networks).
 
     Returns:
       ``results``, one entry for each task and method (see ``summarise_domains``), ``differences`` (see
@@ -104,6 +110,7 @@ def _run(config: Config, output: Path, domains: VectorDomains) -> dict[str, Any]
     for line in domains.lines:
         say(line)
     rows: list[Row] = []
+    pictures: list[pa.Table] = []
     with stop_signals() as stopped:
 
         def look(*_: Any) -> None:
@@ -112,18 +119,25 @@ def _run(config: Config, output: Path, domains: VectorDomains) -> dict[str, Any]
 
         for method in (*config.vectors.methods, *(VECTOR_BASELINES if config.output.baselines else ())):
             begun, file = time.perf_counter(), output / "methods" / f"{method}.json"
-            if not file.is_file():
+            picture = file.with_suffix(".parquet")
+            if not (file.is_file() and (method in VECTOR_BASELINES or picture.is_file())):
                 if method in VECTOR_BASELINES:
                     found = baseline_rows(method, domains, seeds)
                 else:
-                    found = train_method(config, domains, replace(config.adaptation, method=method), seeds, look)
+                    adaptation = replace(config.adaptation, method=method)
+                    found, points = train_method(config, domains, adaptation, seeds, look)
+                    picture.parent.mkdir(exist_ok=True)
+                    write_table(points, picture)  # before the rows, which say that the method is finished
                 write_json(file, found)
                 say(f"{method}: {len(found)} models, {time.perf_counter() - begun:.0f} s")
                 look()
             rows += json.loads(file.read_text(encoding="utf-8"))  # Python's JSON keeps floats to the bit, and NaN
+            if method not in VECTOR_BASELINES:
+                pictures.append(pq.read_table(picture))
     summary, differences = summarise_domains(rows), paired_differences(rows)
     facts = {"seconds": round(time.perf_counter() - started, 1), "seeds": list(seeds), "tasks": list(domains.tasks)}
     write_domain_results(output, rows, summary, facts | {"differences": differences})
+    draw_tasks(pa.concat_tables(pictures), [row for row in rows if row["seed"] == seeds[0]], output / "domains")
     told = {
         "lines": domain_lines(summary),
         "database_lines": database_lines(summary),
@@ -158,10 +172,10 @@ def train_method(
     adaptation: AdaptationConfig,
     seeds: Sequence[int],
     progress: Progress | None = None,
-) -> list[Row]:
-    """A row of results for each task and seed. Labels of target rows are hidden from the training.
+) -> tuple[list[Row], pa.Table]:
+    """A row of results for each task and seed, and ``domain_points`` of the first seed.
 
-    ``progress`` is that of ``fit_vectors``.
+    Labels of target rows are hidden from the training. ``progress`` is that of ``fit_vectors``.
     """
     vectors, training = config.vectors, config.training
     model = FNN(vectors.features, outputs=len(domains.classes))
@@ -191,7 +205,7 @@ def train_method(
     for part in ("validation", "test"):
         rows = _stacked([own[part] for own in parts])
         scores[part] = score_domains(model, adaptation, fit.variables, domains.features, rows, part)
-    found = []
+    found, points = [], []
     for r, ((task, i), own) in enumerate(zip(members, parts, strict=True)):
         sizes = {part: len(own[part]) for part in scores}
         features, logits = ({part: scores[part][which][r, : sizes[part]] for part in sizes} for which in (0, 1))
@@ -206,11 +220,13 @@ def train_method(
             databases={name: rows[own["test"]] for name, rows in domains.databases.items()},
         )
         found.append({"task": task, "method": adaptation.method, "seed": seeds[i]} | measured | _course(fit, r))
-    return found
+        if i == 0:
+            points.append(domain_points(task, adaptation.method, features["validation"], features["test"]))
+    return found, pa.concat_tables(points)
 
 
 def baseline_rows(name: str, domains: VectorDomains, seeds: Sequence[int]) -> list[Row]:
-    """As ``train_method``, of a baseline that is fitted to the training rows of the source alone."""
+    """Rows as ``train_method``'s, of a baseline that is fitted to the training rows of the source alone."""
     found, fitted = [], {}
     for task, draws in domains.tasks.items():
         for seed, own in zip(seeds, draws, strict=True):
