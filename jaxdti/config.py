@@ -339,18 +339,20 @@ class VectorsConfig:
     validation: float = 0.2
     """share of the source rows that validates"""
     select: str = "last"
-    """epoch that is kept: last | source (best accuracy on the source's validation rows)"""
+    """epoch that is kept, never by a target label: last | source (best accuracy on the source's validation rows) |
+    information (of the predictions on unlabelled target rows) | importance (validation loss, weighted towards the
+    target)"""
 
     def __post_init__(self):
         if self.dataset is not None:
             _choose("vectors.dataset", self.dataset, VECTOR_DATASETS)
         given = [name for name in ("source", "target", "test") if getattr(self, name)]
-        unadapted = self.methods == ("none",)
+        unadapted = self.methods == ("none",) and self.select in ("last", "source")
         wanted = {"source", "test"} if unadapted else {"source", "target", "test"}
         if given and (self.dataset or not wanted <= set(given)):
             raise ValueError(
                 f"vectors.{given[0]}: name vectors.dataset, or give vectors.source, vectors.target and vectors.test; "
-                "without adaptation (vectors.methods=none) the target may be missing"
+                "where neither vectors.methods nor vectors.select uses the target, it may be missing"
             )
         if self.fingerprint_bits is not None:
             _between("vectors.fingerprint_bits", self.fingerprint_bits, 16)
@@ -367,7 +369,7 @@ class VectorsConfig:
             raise ValueError(f"vectors.tasks={self.tasks!r}: each only once")
         if not self.features or min(self.features) < 1:
             raise ValueError(f"vectors.features={self.features!r}: whole numbers above 0 are expected")
-        _choose("vectors.select", self.select, ("last", "source"))
+        _choose("vectors.select", self.select, ("last", "source", "information", "importance"))
         _between("vectors.dropout", self.dropout, 0.0, 0.95)
         _between("vectors.validation", self.validation, 0.01, 0.5)
 
@@ -789,7 +791,7 @@ class Config:
         if found := [f"{name}={value}" for name, value in idle.items() if value]:
             raise ValueError(
                 f"{', '.join(found)}: without effect on feature vectors, so leave them out; the epoch is chosen by "
-                f"vectors.select=last or source, found {self.vectors.select}"
+                f"vectors.select, found {self.vectors.select}"
             )
 
     def _check_transfer(self) -> None:
@@ -799,6 +801,8 @@ class Config:
         if self.transfer.unfreeze and self.training.patience is None:
             raise ValueError("transfer.unfreeze needs training.patience, which ends each stage")
         if self.vectors.given:
+            if self.vectors.select not in ("last", "source"):
+                raise ValueError(f"vectors.select={self.vectors.select}: {mode} takes last or source")
             return
         if self.transfer.mode == "shallow" and (self.task == "regression" or self.training.replicas > 1):
             raise ValueError(f"{mode} needs task=classification and training.replicas=1: no network is trained")

@@ -9,7 +9,7 @@ from jaxdti.data.families import load_families
 from jaxdti.data.fingerprints import ecfp4
 from jaxdti.data.interactions import DataError
 from jaxdti.data.splits import scaffold_groups
-from jaxdti.data.vectors import VectorDomains, split_source
+from jaxdti.data.vectors import FeatureSpace, VectorDomains, split_source
 
 DATASET = "families/dti_six"
 BITS = 1024  # of ECFP4
@@ -52,6 +52,7 @@ def load_family_domains(
     databases = {name: of_database[rows] for name, of_database in compounds.databases.items()}
     return VectorDomains(
         databases=databases,
+        space=FeatureSpace(fingerprint_bits=BITS),
         features=ecfp4(list(smiles), bits=BITS).astype(np.float32),
         label=label.astype(np.int64),
         classes=compounds.names,

@@ -11,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 _COLOURS = {"source": "tab:blue", "target": "tab:orange"}
+_PANELS_SIDE_BY_SIDE = 3
 
 
 def proxy_a_distance(source: np.ndarray, target: np.ndarray, *, seed: int = 0) -> float:
@@ -32,8 +33,12 @@ def proxy_a_distance(source: np.ndarray, target: np.ndarray, *, seed: int = 0) -
 
 
 def principal_components(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first two principal components of the rows of both domains together: float [N, 2] and [M, 2]."""
+    """The first two principal components of the rows of both domains together: float [N, 2] and [M, 2].
+
+    The second is 0 of features [N, 1] and [M, 1].
+    """
     x = np.concatenate([source, target])
+    x = np.pad(x, ((0, 0), (0, max(0, 2 - x.shape[1]))))
     components = PCA(2, svd_solver="full").fit_transform(x - x.mean(0))
     return components[: len(source)], components[len(source) :]
 
@@ -51,14 +56,18 @@ def domain_table(features: dict[str, tuple[np.ndarray, np.ndarray]]) -> pa.Table
 
 
 def draw_domains(table: pa.Table, titles: dict[str, str], path: Path) -> None:
-    """Draws ``domain_table`` as PNG, a panel for each network."""
+    """Draws ``domain_table`` as PNG, a panel for each network in ``titles``, at most three side by side."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5 * len(titles), 4.5), layout="constrained")
-    panels = figure.subplots(1, len(titles), squeeze=False)[0]
+    columns = min(len(titles), _PANELS_SIDE_BY_SIDE)
+    rows = -(-len(titles) // columns)
+    figure = Figure(figsize=(5 * columns, 4.5 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+    for empty in panels[len(titles) :]:
+        empty.set_axis_off()
     network, domain = (np.array(table[name].to_pylist()) for name in ("network", "domain"))
     x, y = table["x"].to_numpy(), table["y"].to_numpy()
-    for panel, (name, title) in zip(panels, titles.items(), strict=True):
+    for panel, (name, title) in zip(panels[: len(titles)], titles.items(), strict=True):
         for each, colour in _COLOURS.items():
             chosen = (network == name) & (domain == each)
             panel.scatter(x[chosen], y[chosen], s=8, alpha=0.5, linewidths=0, color=colour, label=each)

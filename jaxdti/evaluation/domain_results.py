@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from scipy.stats import t as student_t
 from sklearn.metrics import roc_auc_score
 
 from jaxdti.data.named import write_json
-from jaxdti.evaluation.domain_gap import proxy_a_distance
+from jaxdti.evaluation.domain_gap import domain_table, draw_domains, proxy_a_distance
 from jaxdti.evaluation.evaluation import json_ready
 from jaxdti.evaluation.vector_baselines import VECTOR_BASELINES
 
 COMPARED = ("none", "dann", "scratch", "source")  # the methods, and starts of a transfer, that others are held against
 _GAP_ROWS = 20  # of each domain, at least
+_MOST_POINTS = 300  # of each domain in a picture
 _LEVEL = 0.95
 ON_DATABASE = "target_accuracy_on_"  # followed by its name: of the test rows of one database
 _NOT_MEASURED = ("task", "method", "seed", "failed", "best_epoch")
@@ -74,6 +76,17 @@ def _auroc(logits: np.ndarray, label: np.ndarray) -> dict[str, float]:
     if np.ptp(label) == 0:
         return {"target_auroc": float("nan")}
     return {"target_auroc": float(roc_auc_score(label, logits[:, 1] - logits[:, 0]))}
+
+
+def domain_points(task: str, method: str, source: np.ndarray, target: np.ndarray) -> pa.Table:
+    """``domain_table`` of one network with a column "task", for ``draw_tasks``; at most 300 rows a domain, at random.
+
+    Args:
+      source, target: features of validation and test rows, float [N, F] and [M, F].
+    """
+    sample = lambda x: x[np.sort(np.random.default_rng(0).permutation(len(x))[:_MOST_POINTS])]
+    points = domain_table({method: (sample(source), sample(target))})
+    return points.add_column(0, "task", pa.array([task] * len(points)))
 
 
 def summarise_domains(rows: Sequence[Row]) -> list[Row]:
@@ -205,6 +218,26 @@ def draw_accuracies(summary: Sequence[Row], path: Path) -> None:
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(frameon=False, ncols=3, fontsize="small", loc="lower left", bbox_to_anchor=(0.0, 1.0))
     figure.savefig(path, dpi=150)
+
+
+def draw_tasks(points: pa.Table, rows: Sequence[Row], folder: Path) -> None:
+    """Draws FOLDER/TASK.png for each task: how far source and target lie apart in the networks of one seed.
+
+    Args:
+      points: ``domain_points`` of all tasks and methods, concatenated.
+      rows: results of that seed, whose proxy A-distances stand in the titles.
+    """
+    folder.mkdir(exist_ok=True)
+    task_of_point = np.array(points["task"].to_pylist())
+    methods = set(points["network"].to_pylist())
+    for task in _names(rows, "task"):
+        titles = {}
+        for row in rows:
+            if row["task"] == task and row["method"] in methods:
+                distance = row["proxy_a_distance"]
+                told = f"proxy A-distance {distance:.2f}" if np.isfinite(distance) else "too few rows for a distance"
+                titles[row["method"]] = f"{row['method']}: {told}"
+        draw_domains(points.filter(pa.array(task_of_point == task)), titles, folder / f"{task}.png")
 
 
 def _names(rows: Iterable[Row], key: str) -> list[Any]:

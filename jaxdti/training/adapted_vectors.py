@@ -15,15 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxdti.adaptation.domains import SOURCE, TARGET, Domains
+from jaxdti.adaptation.domains import SOURCE, TARGET, Domains, class_probabilities
 from jaxdti.adaptation.methods import CLASS_WEIGHTED, adaptation_loss, adaptation_strength, init_adaptation
 from jaxdti.adaptation.pada import source_weights
 from jaxdti.adaptation.san import class_weights, target_entropy
 from jaxdti.config import AdaptationConfig, TrainingConfig
 from jaxdti.models.fnn import FNN, init_fnn, split, take_layers
 from jaxdti.training.objectives import Objective, binding_loss, masked_mean
+from jaxdti.training.vector_selection import (
+    masked_deep_embedded_validation,
+    masked_importance_weights,
+    masked_information,
+)
 from jaxdti.training.vectors import (
     Progress,
+    Selection,
+    SelectionRows,
     VectorBatch,
     VectorFit,
     VectorMethod,
@@ -33,6 +40,9 @@ from jaxdti.training.vectors import (
 )
 
 Variables = dict[str, Any]
+
+_BY_TARGET = ("information", "importance")
+_MOST_COMPARED = 2000  # rows of each domain, to tell source from target by their features
 
 
 def fit_adapted(
@@ -47,12 +57,14 @@ def fit_adapted(
 ) -> VectorFit:
     """Trains a network of K classes for each replica, adapted to its ``target`` rows; see ``fit_vectors``.
 
-    Whatever ``label`` holds for target rows is not read. With ``method: none`` the target is not used at all.
+    Whatever ``label`` holds for target rows is not read. With ``method: none`` the target is not trained on; only
+    ``select`` may look at it.
 
     Args:
       model: with hidden layers and K >= 2 outputs.
       features: float [N, F], shared by the replicas.
-      select: keeps the best epoch on the source's validation rows, "accuracy" or "loss"; None keeps the last one.
+      select: keeps the best epoch on the source's validation rows, "accuracy" or "loss", or the one that
+        ``target_selection`` finds best, "information" or "importance"; None keeps the last one.
       progress: as in ``fit_vectors``.
 
     Raises:
@@ -62,11 +74,13 @@ def fit_adapted(
         raise ValueError(
             f"adaptation of feature vectors needs a logit for each of two or more classes: {model.outputs}"
         )
-    inputs = features.shape[-1]
+    inputs, by_target = features.shape[-1], select in _BY_TARGET
+    chosen = target_selection(model, adaptation, select) if by_target else select  # pyright: ignore[reportArgumentType]
     if adaptation.method == "none":
-        distinct, of_replica = _distinct([_untargeted(replica) for replica in replicas])
+        # Whom the target selects is trained anew for each one: the same weights, but another epoch is kept.
+        distinct, of_replica = _distinct(replicas if by_target else [_untargeted(replica) for replica in replicas])
         fresh = partial(init_fnn, model, inputs)
-        fit = fit_vectors(model, fresh, features, distinct, training, select=select, progress=progress)
+        fit = fit_vectors(model, fresh, features, distinct, training, select=chosen, progress=progress)
         return VectorFit(**{name: jax.tree.map(lambda x: x[of_replica], value) for name, value in vars(fit).items()})
     if lacking := [i for i, replica in enumerate(replicas) if not len(replica.target)]:
         raise ValueError(f"replica {lacking[0]}: adaptation.method={adaptation.method} needs target rows")
@@ -75,7 +89,7 @@ def fit_adapted(
     method = adapted_method(model, adaptation, training.epochs, steps)  # pyright: ignore[reportArgumentType]
     traced = [_with_hyper(replica, adaptation, model.outputs) for replica in replicas]
     init = partial(_init, model, adaptation, inputs)
-    return fit_vectors(model, init, features, traced, training, select=select, method=method, progress=progress)
+    return fit_vectors(model, init, features, traced, training, select=chosen, method=method, progress=progress)
 
 
 def score_domains(
@@ -148,6 +162,40 @@ def adapted_objective(
         return task + between, (new, jax.lax.stop_gradient(shown))
 
     return objective
+
+
+@lru_cache(maxsize=32)  # one function for equal settings, so that programs are compiled once
+def target_selection(model: FNN, adaptation: AdaptationConfig, select: str) -> Selection:
+    """What tells without a target label how good a network under training is on the target, larger is better.
+
+    "information" is that of the predictions on all target rows (``masked_information``), "importance" minus the
+    cross-entropy of the source's validation rows, weighted towards the target by a classifier of the domain on at most
+    2,000 training rows and 2,000 target rows (``masked_deep_embedded_validation``). Rows of each domain go through the
+    network as at test time.
+    """
+
+    def outputs(variables: Variables, features: Array, rows: Array, domain: int) -> tuple[Array, Array, Array]:
+        """Hidden features, logits and mask of rows, -1 where there is none."""
+        if adaptation.method != "none":
+            variables = network_of(variables, domain if adaptation.batchnorm == "separate" else None)
+        mask = rows >= 0
+        return *_hidden_and_logits(model, variables, features[jnp.maximum(rows, 0)], mask)[0], mask
+
+    def information(variables: Variables, features: Array, rows: SelectionRows) -> Array:
+        assert rows.target is not None
+        _, logits, mask = outputs(variables, features, rows.target, TARGET)
+        return masked_information(class_probabilities(logits), mask)
+
+    def importance(variables: Variables, features: Array, rows: SelectionRows) -> Array:
+        assert rows.source is not None and rows.target is not None
+        source, _, source_mask = outputs(variables, features, rows.source[:_MOST_COMPARED], SOURCE)
+        target, _, target_mask = outputs(variables, features, rows.target[:_MOST_COMPARED], TARGET)
+        held = jnp.where(rows.validation.row_mask, rows.validation.row, -1)
+        points, logits, mask = outputs(variables, features, held, SOURCE)
+        weight = masked_importance_weights(source, source_mask, target, target_mask, points)
+        return -masked_deep_embedded_validation(binding_loss(logits, rows.validation.label, mask), weight, mask)
+
+    return {"information": information, "importance": importance}[select]
 
 
 def network_of(variables: Variables, domain: int | None) -> Variables:

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from jaxdti.config import AdaptationConfig, Config, save_config
 from jaxdti.console import say
@@ -18,12 +20,15 @@ from jaxdti.data.family_domains import load_family_domains
 from jaxdti.data.interactions import DataError
 from jaxdti.data.named import write_json
 from jaxdti.data.planted_vectors import load_planted_domains
+from jaxdti.data.tables import write_table
 from jaxdti.data.vectors import Parts, VectorDomains, read_domains
 from jaxdti.evaluation.domain_results import (
     COMPARED,
     Row,
     database_lines,
     domain_lines,
+    domain_points,
+    draw_tasks,
     mean_and_sd_text,
     measure_domains,
     paired_differences,
@@ -60,7 +65,7 @@ __all__ = ["Interrupted", "resume_vectors", "train_vectors", "transfer_vectors"]
 
 _SOURCE = "source"  # folder of the networks that a transferred run starts from
 _SCORED = ("validation", "test")
-_SELECT = {"last": None, "source": "accuracy"}
+_SELECT = {"last": None, "source": "accuracy", "information": "information", "importance": "importance"}
 
 
 def train_vectors(config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:
@@ -68,7 +73,8 @@ def train_vectors(config: Config, output: Path, *, overwrite: bool = False) -> d
 
     All networks of a method train in one program. ``output`` gets config.yaml, environment.json, data.json, methods/
     (what each finished method reached, to resume from), networks/METHOD/TASK/ (the weights), results.csv (a row a
-    network), summary.json and accuracy.png.
+    network), summary.json, accuracy.png and domains/TASK.png (features of source validation and target test rows in the
+    first seed's networks).
 
     Returns:
       ``results``, one entry for each task and method (see ``summarise_domains``), ``differences`` (see
@@ -153,6 +159,7 @@ def _run(config: Config, output: Path, domains: VectorDomains, source: VectorNet
     for line in domains.lines:
         say(line)
     rows: list[Row] = []
+    pictures: list[pa.Table] = []
     with stop_signals() as stopped:
 
         def look(*_: Any) -> None:
@@ -164,6 +171,7 @@ def _run(config: Config, output: Path, domains: VectorDomains, source: VectorNet
             methods = transfer_methods(config, source, domains.classes)
         for method in (*methods, *(VECTOR_BASELINES if config.output.baselines else ())):
             begun, file = time.perf_counter(), output / "methods" / f"{method}.json"
+            picture = file.with_suffix(".parquet")
             if not file.is_file():
                 if method in VECTOR_BASELINES:
                     found = baseline_rows(method, domains, seeds)
@@ -171,14 +179,20 @@ def _run(config: Config, output: Path, domains: VectorDomains, source: VectorNet
                     found = transfer_rows(config, source, domains, method, seeds, output, look)
                 else:
                     adaptation = replace(config.adaptation, method=method)
-                    found = train_method(config, domains, adaptation, seeds, output, look)
+                    found, points = train_method(config, domains, adaptation, seeds, output, look)
+                    picture.parent.mkdir(exist_ok=True)
+                    write_table(points, picture)  # before the rows, which say that the method is finished
                 write_json(file, found)
                 say(f"{method}: {len(found)} models, {time.perf_counter() - begun:.0f} s")
                 look()
             rows += json.loads(file.read_text(encoding="utf-8"))  # Python's JSON keeps floats to the bit, and NaN
+            if picture.is_file():
+                pictures.append(pq.read_table(picture))
     summary, differences = summarise_domains(rows), paired_differences(rows)
     facts = {"seconds": round(time.perf_counter() - started, 1), "seeds": list(seeds), "tasks": list(domains.tasks)}
     write_domain_results(output, rows, summary, facts | {"differences": differences})
+    if pictures:
+        draw_tasks(pa.concat_tables(pictures), [row for row in rows if row["seed"] == seeds[0]], output / "domains")
     told = {
         "lines": domain_lines(summary),
         "auroc_lines": domain_lines(summary, "target_auroc") if len(domains.classes) == 2 else [],
@@ -226,10 +240,11 @@ def train_method(
     seeds: Sequence[int],
     output: Path,
     progress: Progress | None = None,
-) -> list[Row]:
-    """A row of results for each task and seed. Labels of target rows are hidden from the training.
+) -> tuple[list[Row], pa.Table]:
+    """A row of results for each task and seed, and ``domain_points`` of the first seed.
 
-    ``output`` gets the networks as they score the target; ``progress`` is that of ``fit_vectors``.
+    Labels of target rows are hidden from the training. ``output`` gets the networks as they score the target;
+    ``progress`` is that of ``fit_vectors``.
     """
     model = FNN(config.vectors.features, outputs=len(domains.classes))
     members, parts, replicas = replicas_of(config, domains, seeds)
@@ -240,14 +255,16 @@ def train_method(
     for part in _SCORED:
         rows = _stacked([own[part] for own in parts])
         scored = score_domains(model, adaptation, fit.variables, domains.features, rows, part)
-        for into, found in zip((features, logits), scored, strict=True):
-            into[part] = [found[r, : len(own[part])] for r, own in enumerate(parts)]
-    return [
-        {"task": task, "method": adaptation.method, "seed": seeds[i]}
-        | _measured(domains, parts[r], *({part: x[part][r] for part in _SCORED} for x in (logits, features)))
-        | _course(fit, r)
-        for r, (task, i) in enumerate(members)
-    ]
+        for into, values in zip((features, logits), scored, strict=True):
+            into[part] = [values[r, : len(own[part])] for r, own in enumerate(parts)]
+    found, points = [], []
+    for r, (task, i) in enumerate(members):
+        own, scores = ({part: x[part][r] for part in _SCORED} for x in (features, logits))
+        named = {"task": task, "method": adaptation.method, "seed": seeds[i]}
+        found.append(named | _measured(domains, parts[r], scores, own) | _course(fit, r))
+        if i == 0:
+            points.append(domain_points(task, adaptation.method, own["validation"], own["test"]))
+    return found, pa.concat_tables(points)
 
 
 def transfer_rows(
@@ -340,7 +357,7 @@ def _keep(
 
 
 def baseline_rows(name: str, domains: VectorDomains, seeds: Sequence[int]) -> list[Row]:
-    """As ``train_method``, of a baseline that is fitted to the training rows of the source alone."""
+    """Rows as ``train_method``'s, of a baseline that is fitted to the training rows of the source alone."""
     found, fitted = [], {}
     for task, draws in domains.tasks.items():
         for seed, own in zip(seeds, draws, strict=True):

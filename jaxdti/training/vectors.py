@@ -34,6 +34,21 @@ class VectorBatch(flax.struct.PyTreeNode):
     target: Array | None = None  # int32 [..., B], unlabelled rows of another domain beside; -1 where there is none
 
 
+class SelectionRows(flax.struct.PyTreeNode):
+    """What chooses the epoch of a replica, or of all, stacked on axis 0.
+
+    Source and target are in random order, so that the first ones are a sample.
+    """
+
+    validation: VectorBatch  # [V], labelled
+    source: Array | None = None  # int32 [S], the training rows, -1 behind them; only for a ``Selection``
+    target: Array | None = None  # int32 [T], likewise
+
+
+# (all variables, features [N, F], rows of one replica) -> float32 [], larger is better
+Selection = Callable[[dict[str, Any], Array, SelectionRows], Array]
+
+
 @dataclass(frozen=True, kw_only=True)
 class VectorReplica:
     """One of the networks that train together: rows, labels, and what may differ inside one program."""
@@ -99,7 +114,7 @@ def fit_vectors(
     config: TrainingConfig,
     *,
     task: str = "classification",
-    select: str | None = None,
+    select: str | Selection | None = None,
     variables: dict[str, Any] | None = None,
     method: VectorMethod | None = None,
     progress: Progress | None = None,
@@ -118,15 +133,17 @@ def fit_vectors(
       config: epochs, batch_size, schedule, warmup_epochs, clip_norm and patience. Epochs of the schedule are those of
         the largest training set.
       task: "classification" or "regression".
-      select: what keeps the best epoch of a replica and counts for the patience, a key of ``SELECTION``; None: there is
-        no validation, the last epoch is kept.
+      select: what keeps the best epoch of a replica and counts for the patience, a key of ``SELECTION`` or a function,
+        which may look at ``target`` too; None: there is no validation, the last epoch is kept. Programs are compiled
+        for each function.
       variables: to start from instead of ``init``, stacked on axis 0; the optimiser starts anew.
       method: plain supervision by default. Every step of another one takes as many rows of ``target`` as of ``train``.
       progress: called after every program call with the number of epochs done, and loss and validation value so far
         (see ``VectorFit``); what it raises ends the training.
 
     Raises:
-      ValueError: no replica, no training row, a row without a label, or ``select`` does not suit validation and task.
+      ValueError: no replica, no training row, a row without a label, or ``select`` does not suit validation, target and
+        task.
     """
     _check(replicas, task, select)
     method = supervision(model, task) if method is None else method
@@ -151,15 +168,15 @@ def fit_vectors(
         fits.append(begin(start, seeds[member], _take(stacked_hyper, member)))
     total = max(_epochs(replica, config) for replica in replicas)
     together = min(max(1, _STEPS_A_CALL // steps), total)
-    validation = _validation(replicas) if select else None
-    targets = _targets(replicas) if method.refresh else None
+    held = _selection_rows(replicas, select) if select else None
+    targets = _padded([replica.target for replica in replicas]) if method.refresh else None
     loss, value = (np.full((count, total), np.nan, np.float32) for _ in range(2))
     active = np.arange(count)  # the replicas in ``fits``
     stopped: list[tuple[np.ndarray, _Fit]] = []
     for first in range(0, total, together):
         epochs = range(first, first + together)
         batches, counts = _plan([replicas[i] for i in active.tolist()], config, epochs, batch_size, steps)
-        fits, (trained, loss_now, value_now) = run(fits, batches, counts, features, validation, targets)
+        fits, (trained, loss_now, value_now) = run(fits, batches, counts, features, held, targets)
         done = min(first + together, total)
         for into, now in ((loss, loss_now), (value, value_now)):
             into[active, first:done] = np.where(trained, now, np.nan)[:, : done - first]
@@ -174,7 +191,7 @@ def fit_vectors(
             stopped.append((active[leave], _take(fits[0], leave)))
             active, fits = active[stay], [_take(fits[0], stay)]
             features = features[stay] if own_features else features
-            validation, targets = _take(validation, stay), _take(targets, stay)
+            held, targets = _take(held, stay), _take(targets, stay)
     found = [
         (
             fit.best if select else {"params": fit.state.params, "batch_stats": fit.state.batch_stats},
@@ -319,10 +336,10 @@ SELECTION: dict[str, dict[str, Callable[[Array, Array, Array], Array]]] = {
 }
 
 
-def _check(replicas: Sequence[VectorReplica], task: str, select: str | None) -> None:
+def _check(replicas: Sequence[VectorReplica], task: str, select: str | Selection | None) -> None:
     if not replicas:
         raise ValueError("fit_vectors: no replica given")
-    if task not in SELECTION or (select is not None and select not in SELECTION[task]):
+    if task not in SELECTION or not (select is None or callable(select) or select in SELECTION[task]):
         known = {name: sorted(choices) for name, choices in SELECTION.items()}
         raise ValueError(f"task={task!r}, select={select!r}: choose from {known}")
     for i, replica in enumerate(replicas):
@@ -330,6 +347,8 @@ def _check(replicas: Sequence[VectorReplica], task: str, select: str | None) -> 
             raise ValueError(f"replica {i}: no training row")
         if select is not None and not len(replica.validation):
             raise ValueError(f"replica {i}: select={select!r} needs validation rows")
+        if callable(select) and not len(replica.target):
+            raise ValueError(f"replica {i}: selection by a function needs target rows")
         for name, rows in (("train", replica.train), ("validation", replica.validation)):
             if bad := int(np.sum(~np.isfinite(replica.label[rows]))):
                 raise ValueError(f"replica {i}: {bad} of {len(rows)} {name} rows have no label")
@@ -408,12 +427,23 @@ def _target_batches(rows: np.ndarray, size: int, steps: int, seed: tuple[int, ..
     return np.concatenate(rounds)[:steps]
 
 
-def _targets(replicas: Sequence[VectorReplica]) -> Array:
-    """All target rows of each replica, int32 [R, T], -1 behind them."""
-    rows = np.full((len(replicas), max(len(replica.target) for replica in replicas)), -1, np.int32)
-    for i, replica in enumerate(replicas):
-        rows[i, : len(replica.target)] = replica.target
-    return jnp.asarray(rows)
+def _padded(rows: Sequence[np.ndarray]) -> Array:
+    """Rows of each replica, int32 [R, T], -1 behind them."""
+    filled = np.full((len(rows), max(map(len, rows))), -1, np.int32)
+    for i, own in enumerate(rows):
+        filled[i, : len(own)] = own
+    return jnp.asarray(filled)
+
+
+def _selection_rows(replicas: Sequence[VectorReplica], select: str | Selection) -> SelectionRows:
+    if not callable(select):
+        return SelectionRows(validation=_validation(replicas))
+    shuffled = lambda rows: np.random.default_rng(0).permutation(rows)
+    return SelectionRows(
+        validation=_validation(replicas),
+        source=_padded([shuffled(replica.train) for replica in replicas]),
+        target=_padded([shuffled(replica.target) for replica in replicas]),
+    )
 
 
 def _validation(replicas: Sequence[VectorReplica]) -> VectorBatch:
@@ -434,12 +464,12 @@ def _programs(
     task: str,
     config: TrainingConfig,
     steps: int,
-    select: str | None,
+    select: str | Selection | None,
     own_features: bool,
     one_by_one: bool,
 ):
     """``begin(variables, seed, hyper)``, a fresh ``_Fit`` of one replica or of all, stacked on axis 0, and
-    ``run(fits, batches, counts, features, validation, targets) -> (fits, (trained, loss, value))``, each [R, E].
+    ``run(fits, batches, counts, features, held, targets) -> (fits, (trained, loss, value))``, each [R, E].
 
     One by one, ``fits`` holds every replica for itself: a loop of the program over stacked ones would copy each state
     in and out, a fifth of the time of 16 steps of a network on fingerprints.
@@ -461,8 +491,12 @@ def _programs(
         best = jax.tree.map(jnp.copy, variables) if select else {}
         return _Fit(state=state, best=best, best_value=jnp.full((), jnp.nan), best_epoch=nothing, epoch=nothing)
 
-    def validate(state: TrainState, features: Array, rows: VectorBatch) -> Array:
-        variables: Any = method.network({"params": state.params, "batch_stats": state.batch_stats})
+    def validate(state: TrainState, features: Array, held: SelectionRows) -> Array:
+        everything = {"params": state.params, "batch_stats": state.batch_stats}
+        if callable(select):
+            return select(everything, features, held)
+        variables: Any = method.network(everything)
+        rows = held.validation
         output = model.apply(variables, features[rows.row], rows.row_mask, train=False)
         mean, sd = state.hyper["label_scale"]
         label = (jnp.where(rows.row_mask, rows.label, 0.0) - mean) / sd
@@ -473,7 +507,7 @@ def _programs(
         batches: VectorBatch,
         counts: Array,
         features: Array,
-        validation: VectorBatch | None,
+        held: SelectionRows | None,
         targets: Array | None,
     ):
         step = make_train_step(method.objective(features), tx)
@@ -506,8 +540,8 @@ def _programs(
             now = fit.epoch + finished
             value = jnp.full((), jnp.nan)
             best, best_value, best_epoch = fit.best, fit.best_value, now
-            if validation is not None:
-                value = jax.lax.cond(finished, validate, lambda *_: value, state, features, validation)
+            if held is not None:
+                value = jax.lax.cond(finished, validate, lambda *_: value, state, features, held)
                 # Where the value is undefined, the last epoch counts as the best; ties stay with the earlier epoch.
                 better = finished & ((fit.best_epoch == 0) | (jnp.isfinite(value) & ~(value <= fit.best_value)))
                 better |= finished & ~jnp.isfinite(value) & ~jnp.isfinite(fit.best_value)
@@ -528,18 +562,16 @@ def _programs(
         batches: VectorBatch,
         counts: np.ndarray,
         features: Array,
-        validation: VectorBatch | None,
+        held: SelectionRows | None,
         targets: Array | None,
     ):
         if not one_by_one:
-            fit, records = program(fits[0], batches, jnp.asarray(counts.max(0)), features, validation, targets)
+            fit, records = program(fits[0], batches, jnp.asarray(counts.max(0)), features, held, targets)
             return [fit], jax.device_get(records)
         done = []
         for i, fit in enumerate(fits):
             own = _take(features, i) if own_features else features
-            done.append(
-                program(fit, _take(batches, i), jnp.asarray(counts[i]), own, _take(validation, i), _take(targets, i))
-            )
+            done.append(program(fit, _take(batches, i), jnp.asarray(counts[i]), own, _take(held, i), _take(targets, i)))
         records = jax.device_get([records for _, records in done])
         return [fit for fit, _ in done], [np.stack(values) for values in zip(*records, strict=True)]
 

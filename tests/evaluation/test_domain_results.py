@@ -4,11 +4,15 @@ import csv
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from matplotlib.figure import Figure
 
 from jaxdti.evaluation.domain_results import (
     database_lines,
     domain_lines,
+    domain_points,
+    draw_tasks,
     measure_domains,
     paired_differences,
     summarise_domains,
@@ -109,3 +113,30 @@ def test_what_is_written(tmp_path):
     assert len(written) == 8 and written[0]["target_accuracy"] == "" and written[1]["target_accuracy"] == "0.6"
     assert json.loads((tmp_path / "summary.json").read_text())["results"][0]["task"] == "a"
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_a_task_with_a_panel_a_method(tmp_path, monkeypatch):
+    rng, drawn, save = np.random.default_rng(0), [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *given, **how: drawn.append(figure) or save(figure, *given, **how)
+    )
+    features = lambda width: (rng.normal(size=(700, width)), rng.normal(5.0, size=(9, width)))
+    methods = {"none": 1, "san": 4, "coral": 2, "dann": 4}
+    points = pa.concat_tables(
+        [domain_points(task, name, *features(methods[name])) for task in "ab" for name in methods]
+    )
+    told = [
+        {"task": task, "method": name, "proxy_a_distance": 1.5 if task == "a" else float("nan")}
+        for name in (*methods, "similarity")  # a baseline has no features
+        for task in "ab"
+    ]
+    draw_tasks(points, told, tmp_path / "domains")
+    assert {path.name for path in (tmp_path / "domains").iterdir()} == {"a.png", "b.png"}
+    panels = [[axes for axes in figure.axes if axes.axison] for figure in drawn]
+    assert [axes.get_title() for axes in panels[0]] == [f"{name}: proxy A-distance 1.50" for name in methods]
+    assert [axes.get_title() for axes in panels[1]] == [f"{name}: too few rows for a distance" for name in methods]
+    for axes in (*panels[0], *panels[1]):
+        source, target = (mark.get_offsets() for mark in axes.collections)
+        assert (len(source), len(target)) == (300, 9)  # of 700 and 9
+        gap = np.abs(np.mean(source, 0) - np.mean(target, 0))
+        assert gap[0] > 4.0 > gap[1]  # the shift is the first direction

@@ -6,6 +6,7 @@ import os
 import signal
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from jaxdti.cli import main
@@ -51,9 +52,13 @@ def test_from_tables_to_results(flags, tmp_path, capsys):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert len(summary["results"]) == 2 * len(methods)
     assert [row["method"] for row in summary["differences"]] == list(methods[1:])
+    assert (tmp_path / "run" / "domains" / "tables.png").read_bytes().startswith(b"\x89PNG")
+    points = pq.read_table(tmp_path / "run" / "methods" / "san.parquet").to_pydict()
+    assert set(points["network"]) == {"san"} and set(points["task"]) == {"tables"}
+    assert [points["domain"].count(domain) for domain in ("source", "target")] == [12, 30]  # of the first seed
     assert main(["train", "--vectors.methods=none", *flags]) == 2
     assert "already exists" in capsys.readouterr().err
-    with pytest.raises(DataError, match="a run on feature vectors, which compares methods and keeps no weights"):
+    with pytest.raises(DataError, match="a run on feature vectors, not on pairs"):
         load_run(tmp_path / "run")
 
 
@@ -73,11 +78,14 @@ def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, 
     monkeypatch.setattr(vector_run, "fit_adapted", stopping)
     assert main(["train", *flags]) == 128 + signal.SIGTERM
     assert f"saved; continue with: jaxdti train --resume {run}" in capsys.readouterr().err
-    assert [path.name for path in (run / "methods").iterdir()] == ["none.json"] and not (run / "results.csv").exists()
+    assert {path.name for path in (run / "methods").iterdir()} == {"none.json", "none.parquet"}
+    assert not (run / "results.csv").exists() and not (run / "domains").exists()
+    (run / "methods" / "dann.parquet").write_bytes(b"")  # as if it had ended before the rows were written
     assert main(["train", *flags]) == 2 and f"or --resume {run}" in capsys.readouterr().err
     assert main(["train", "--resume", str(run)]) == 0
     assert trained == ["none", "dann", "dann", "san"]
-    assert (run / "results.csv").read_text() == (whole / "results.csv").read_text()
+    for name in ("results.csv", "domains/tables.png"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
     assert "san: above none on" in capsys.readouterr().out
     monkeypatch.setattr(vector_run, "vector_baseline", None)
     assert main(["train", "--resume", str(run)]) == 0 and len(trained) == 4  # finished: nothing is trained
@@ -90,13 +98,25 @@ def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, 
     ("vectors", "rest", "message"),
     [
         ({"source": "a.csv"}, {}, "give vectors.source, vectors.target and vectors.test"),
+        (
+            {"source": "a.csv", "test": "b.csv", "methods": ["none"], "select": "information"},
+            {},
+            "vectors.source: name",
+        ),
+        ({"dataset": "digits", "fingerprint_bits": 64}, {}, "vectors.dataset=digits brings its own features"),
+        ({"dataset": "digits", "methods": ["san"]}, {"transfer": {"mode": "full"}}, "vectors.methods=san: without"),
+        (
+            {"dataset": "digits", "methods": ["none"], "select": "importance"},
+            {"transfer": {"mode": "full"}},
+            "vectors.select=importance: transfer.mode=full takes last or source",
+        ),
         ({"dataset": "digits", "source": "a.csv"}, {}, "name vectors.dataset, or"),
         ({"dataset": "letters"}, {}, "choose from digits, families, planted"),
         ({"methods": ["san", "san"]}, {}, "each only once"),
         ({"methods": ["sand"]}, {}, "choose from none, dann"),
         ({"dataset": "digits"}, {"adaptation": {"method": "san"}}, "vectors.methods names the methods"),
         ({"dataset": "digits"}, {"task": "regression"}, "the task is classification"),
-        ({"select": "best"}, {}, "choose from last, source"),
+        ({"select": "best"}, {}, "choose from last, source, information, importance"),
         ({"tasks": ["0", "0"]}, {}, "each only once"),
         ({"dataset": "digits"}, {"adaptation": {"start": 3}, "training": {"epochs": 3}}, r"start=3.0: .*epochs=3;"),
         (
@@ -107,7 +127,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, 
         (
             {"dataset": "digits"},
             {"adaptation": {"selection": "information", "oracle": True}},
-            "adaptation.oracle=True, adaptation.selection=information: .* chosen by vectors.select=last or source",
+            "adaptation.oracle=True, adaptation.selection=information: .* chosen by vectors.select, found last",
         ),
     ],
 )
@@ -121,6 +141,23 @@ def test_what_acts_on_feature_vectors_is_accepted():
     config_from_dict({"vectors": digits, "training": {"patience": 2, "epochs": 3}, "adaptation": {"start": 2.5}})
     only = {"vectors": {"dataset": "digits", "methods": ["none"]}, "training": {"epochs": 1}}
     config_from_dict(only | {"adaptation": {"start": 3}})  # nothing is adapted
+
+
+@pytest.mark.parametrize("select", ["information", "importance"])
+def test_target_rows_select_the_epoch_and_their_labels_do_not(flags, tmp_path, select, monkeypatch):
+    fit, fits = vector_run.fit_adapted, []
+    monkeypatch.setattr(vector_run, "fit_adapted", lambda *given, **how: fits.append(fit(*given, **how)) or fits[-1])
+    flags = [f"--vectors.select={select}", "--vectors.methods=none,coral", "--output.baselines=false", *flags]
+    assert main(["train", *flags]) == 0
+    target = tmp_path / "target.csv"
+    target.write_text(target.read_text().replace("yes", "maybe").replace("no", "yes"))  # a label that no source row has
+    flags[-1] = str(tmp_path / "other")
+    assert main(["train", *flags]) == 0
+    results = [(tmp_path / name / "results.csv").read_text() for name in ("run", "other")]
+    assert results[0] == results[1] and len(fits) == 4
+    for found in fits:  # an information lies between 0 and log 2, minus a risk is below 0
+        assert np.all((found.best_value > 0) == (select == "information")) and np.all(found.best_value < np.log(2))
+        np.testing.assert_array_equal(found.best_epoch, 1 + found.value.argmax(1))
 
 
 def test_the_planted_vectors_are_a_dataset_whose_tasks_are_strengths():
