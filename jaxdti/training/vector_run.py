@@ -29,7 +29,6 @@ from jaxdti.evaluation.domain_results import (
     domain_lines,
     domain_points,
     draw_tasks,
-    mean_and_sd_text,
     measure_domains,
     paired_differences,
     summarise_domains,
@@ -377,15 +376,16 @@ def verdicts(summary: Sequence[Row], differences: Sequence[Row]) -> list[str]:
     for row in summary:
         if row["task"] == "mean":
             than = [f"{other} on {row[f'above_{other}']} of {count}" for other in COMPARED if f"above_{other}" in row]
-            less = [
-                f"{mean_and_sd_text(gain, 'target_accuracy')} from {gain['less']}"
-                for gain in differences
-                if gain["method"] == row["method"]
-            ]
+            less = [_difference_text(gain) for gain in differences if gain["method"] == row["method"]]
             if than:
                 place = f"above {' and '.join(than)} targets"
                 told.append(f"{row['method']}: {place}; its mean differs by {' and '.join(less)}")
     return told
+
+
+def _difference_text(gain: Row) -> str:
+    interval = f" (95 % interval {gain['low']:.3f} to {gain['high']:.3f})" if np.isfinite(gain["low"]) else ""
+    return f"{gain['target_accuracy']:.3f}{interval} from {gain['less']}"
 
 
 def _course(fit: VectorFit, r: int) -> Row:

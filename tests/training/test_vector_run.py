@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 
 import numpy as np
@@ -42,6 +43,7 @@ def test_from_tables_to_results(flags, tmp_path, capsys):
     assert main(["train", "--vectors.methods=none,san", *flags]) == 0
     shown = capsys.readouterr().out
     assert "accuracy on target test rows, mean ± sd over 2 seeds" in shown and "san: above none on" in shown
+    assert re.search(r"its mean differs by -?\d\.\d{3} \(95 % interval -?\d\.\d{3} to -?\d\.\d{3}\) from none", shown)
     with (tmp_path / "run" / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     methods = ("none", "san", "similarity", "random_forest", "logistic_regression")
