@@ -168,7 +168,7 @@ def fit_vectors(
         fits.append(begin(start, seeds[member], _take(stacked_hyper, member)))
     total = max(_epochs(replica, config) for replica in replicas)
     together = min(max(1, _STEPS_A_CALL // steps), total)
-    held = _selection_rows(replicas, select) if select else None
+    chosen_by = _selection_rows(replicas, select) if select else None
     targets = _padded([replica.target for replica in replicas]) if method.refresh else None
     loss, value = (np.full((count, total), np.nan, np.float32) for _ in range(2))
     active = np.arange(count)  # the replicas in ``fits``
@@ -176,7 +176,7 @@ def fit_vectors(
     for first in range(0, total, together):
         epochs = range(first, first + together)
         batches, counts = _plan([replicas[i] for i in active.tolist()], config, epochs, batch_size, steps)
-        fits, (trained, loss_now, value_now) = run(fits, batches, counts, features, held, targets)
+        fits, (trained, loss_now, value_now) = run(fits, batches, counts, features, chosen_by, targets)
         done = min(first + together, total)
         for into, now in ((loss, loss_now), (value, value_now)):
             into[active, first:done] = np.where(trained, now, np.nan)[:, : done - first]
@@ -191,7 +191,7 @@ def fit_vectors(
             stopped.append((active[leave], _take(fits[0], leave)))
             active, fits = active[stay], [_take(fits[0], stay)]
             features = features[stay] if own_features else features
-            held, targets = _take(held, stay), _take(targets, stay)
+            chosen_by, targets = _take(chosen_by, stay), _take(targets, stay)
     found = [
         (
             fit.best if select else {"params": fit.state.params, "batch_stats": fit.state.batch_stats},
