@@ -65,7 +65,9 @@ def compile_fast_and_once(programs):
     for name, value in settings.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
-    flags = " ".join([os.environ.get("XLA_FLAGS", ""), *(f"--{name}={str(value).lower()}" for name, value in FAST_XLA.items())])
+    flags = " ".join(
+        [os.environ.get("XLA_FLAGS", ""), *(f"--{name}={str(value).lower()}" for name, value in FAST_XLA.items())]
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax_compiler, "get_compile_options", _fast_compile_options)
         yield {name.upper(): str(value) for name, value in settings.items()} | {"XLA_FLAGS": flags}
