@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import jax
+import jax._src.compiler as jax_compiler
 import pytest
 from hypothesis import settings
 from jax.experimental.compilation_cache import compilation_cache
@@ -64,10 +65,26 @@ def compile_fast_and_once(programs):
     for name, value in settings.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
-    yield {name.upper(): str(value) for name, value in settings.items()}
+    flags = " ".join(
+        [os.environ.get("XLA_FLAGS", ""), *(f"--{name}={str(value).lower()}" for name, value in FAST_XLA.items())]
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax_compiler, "get_compile_options", _fast_compile_options)
+        yield {name.upper(): str(value) for name, value in settings.items()} | {"XLA_FLAGS": flags}
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+# Halves again what XLA takes on CPU. XLA reads its flags once a process, so they go with each compilation: tests
+# without the fixture keep the compiler that users have.
+FAST_XLA = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+_compile_options = jax_compiler.get_compile_options
+
+
+def _fast_compile_options(*arguments, env_options_overrides=None, **settings):
+    overrides = FAST_XLA | (env_options_overrides or {})
+    return _compile_options(*arguments, env_options_overrides=overrides, **settings)
 
 
 def _shared_directory(variable: str, name: str) -> Path:

@@ -445,10 +445,21 @@ def make_method(replicas: Sequence[Replica], table: InteractionTable, buckets: B
 def _method_key(replicas: Sequence[Replica], buckets: Buckets) -> Hashable:
     """All that the method and its optimiser depend on, beside the arguments of their programs.
 
-    Schedules count in steps, and how many pairs of train each bucket has decides those of an epoch.
+    Schedules count in steps: epochs, and how many pairs of train each bucket has, decide those of a run.
     """
-    counts = (np.bincount(buckets.of_row[r.parts["train"]], minlength=len(buckets.shapes)) for r in replicas)
-    return static_config(replicas[0].config), tuple(tuple(count.tolist()) for count in counts)
+    config = static_config(replicas[0].config)
+    training, adaptation = config.training, config.adaptation
+    training = replace(training, patience=None)
+    adaptation = replace(adaptation, selection="source", source_only=False, oracle=False)
+    counts = None
+    if training.schedule == "constant" and not training.warmup_epochs and adaptation.method == "none":
+        training = replace(training, epochs=1)
+    else:
+        counts = tuple(
+            tuple(np.bincount(buckets.of_row[r.parts["train"]], minlength=len(buckets.shapes)).tolist())
+            for r in replicas
+        )
+    return replace(config, training=training, adaptation=adaptation), counts
 
 
 @contextmanager

@@ -38,7 +38,9 @@ def test_some_entities_are_distinct_and_a_single_protein_is_of_median_length():
 
 
 @pytest.mark.parametrize(("form", "expected"), [(None, "gram"), ("pairwise", "pairwise")])
-def test_the_scorer_is_timed_in_the_form_asked_for_or_chosen(dataset, form, expected, monkeypatch):
+def test_the_scorer_is_timed_in_the_form_asked_for_or_chosen(
+    dataset, form, expected, monkeypatch, compile_fast_and_once
+):
     config = ModelConfig(drug_features=8, drug_layers=1, protein_features=8, joint_features=4, decoder_features=(8,))
     table = inference.every_pair(dataset.table, np.arange(6), np.arange(5))
     rows = np.arange(len(table) - 3)

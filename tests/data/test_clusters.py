@@ -201,7 +201,7 @@ def pairs_of(dataset, *parts):
 
 
 def canonical(pairs):
-    names = {smiles: Chem.MolToSmiles(Chem.MolFromSmiles(smiles)) for smiles, _ in pairs}
+    names = {smiles: Chem.MolToSmiles(Chem.MolFromSmiles(smiles)) for smiles in {smiles for smiles, _ in pairs}}
     return {(names[smiles], protein.upper()) for smiles, protein in pairs}
 
 

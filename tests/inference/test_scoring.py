@@ -42,13 +42,6 @@ STATE = 4 * RANK * 24  # bytes of the largest drug; a protein takes up to seven 
 FORMS = ("pairwise", "gram")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_fast():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(params=FORMS)
 def form(request, monkeypatch):
     monkeypatch.setattr(scoring, "choose_form", lambda *_: request.param)

@@ -17,6 +17,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.utils.class_weight import compute_class_weight
 
+from jaxdti.compilation import forget_programs
 from jaxdti.config import Config, TrainingConfig
 from jaxdti.data.batches import Buckets, Shape, pair_batch, plan_epoch
 from jaxdti.data.interactions import InteractionTable
@@ -123,6 +124,7 @@ def problem(toy):
             supervised(replicas, table, BUCKETS, configs[0].training.chunk_steps),
             objective=lambda *arguments: toy.objective,
             batch=lambda rows: recorded(table, rows),
+            key=(toy.objective, tx),  # so that a program is compiled once for all tests
         )
         state, best, progress = fit(
             replicas,
@@ -154,6 +156,7 @@ def without_times(history):
 
 
 def test_every_epoch_trains_every_pair_once_in_one_program_a_bucket(problem):
+    forget_programs()
     result = problem.run(epochs=3, chunk_steps=2)
     assert len(result.told.programs) == len(set(result.told.programs)) == 2
     rows = np.concatenate([chunk.ravel() for chunk in problem.chunks])
@@ -412,6 +415,7 @@ def assert_as_alone(problem, together, i, alone):
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_replicas_equal_separate_runs(problem, steps):
+    forget_programs()
     together = problem.run_many(SETTINGS, rates=RATES, chunk_steps=steps)
     assert len(together.told.programs) == 2 and "3 replicas x" in together.told.programs[0]
     for i in range(3):

@@ -94,7 +94,7 @@ print(json.dumps(result))
 def eight_devices(tiny_config, tmp_path_factory, compile_fast_and_once):
     path = tmp_path_factory.mktemp("eight") / "tiny.yaml"
     save_config(tiny_config(), path)
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    flags = f"{compile_fast_and_once['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     environment = os.environ | compile_fast_and_once | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
     environment |= {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", SCRIPT, str(path)]

@@ -34,6 +34,14 @@ output: {bootstrap: 20}
 METHODS = ("ae", "codeae_adv")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_trees():
+    """The baselines are tested elsewhere; a whole forest takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "_TREES", 5)
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("response")

@@ -390,13 +390,13 @@ def test_a_run_of_a_known_network_compiles_nothing_again(tiny_config, tmp_path, 
         train(config, tmp_path / name)
         return [line.split()[1] for line in capfd.readouterr().err.splitlines() if line.startswith("compiled ")]
 
-    first = compiled("first", tiny_config(epochs=1))
+    first = compiled("first", tiny_config(epochs=1, buckets=1))
     assert {"1", "encoder"} < set(first)  # steps of training, and scoring
     traced = {"seed": 4, "learning_rate": 1e-4, "class_weight": True}
-    config = tiny_config(model={"dropout": 0.3}, output={"bootstrap": 10}, epochs=1, **traced)
+    config = tiny_config(model={"dropout": 0.3}, output={"bootstrap": 10}, epochs=1, buckets=1, **traced)
     assert compiled("second", config) == []
     # The schedule is another one; scoring is as before.
-    assert set(compiled("longer", tiny_config(epochs=2, schedule="cosine"))) == {"1"}
+    assert set(compiled("longer", tiny_config(epochs=2, buckets=1, schedule="cosine"))) == {"1"}
     forget_programs()
     assert compiled("alone", config) == first
     weights = [load_run(tmp_path / name).members[0].variables for name in ("second", "alone")]

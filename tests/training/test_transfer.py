@@ -289,7 +289,8 @@ def test_frozen_modules_run_as_in_scoring_and_the_others_as_in_training(pieces, 
     trainable = partition(start["params"], chosen)[0]
     (wanted, moved), slopes = jax.jit(jax.value_and_grad(expected, has_aux=True))(trainable)
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
-    chex.assert_trees_all_close(gradients, slopes, rtol=1e-4, atol=1e-6)
+    # The gradient of a bias before BatchNorm is 0 but for rounding.
+    chex.assert_trees_all_close(gradients, slopes, rtol=1e-4, atol=3e-6)
     chex.assert_trees_all_close(statistics, moved, rtol=1e-5, atol=1e-6)
     for name, part in (("graph_layers_0", "drug_encoder"), ("sequence_layers_0", "protein_encoder")):
         same = np.array_equal(statistics[name]["norm"]["mean"], start["batch_stats"][name]["norm"]["mean"])
