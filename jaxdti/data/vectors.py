@@ -12,6 +12,7 @@ from jaxdti.data.interactions import DataError
 from jaxdti.data.molecules import featurize_batch
 from jaxdti.data.tables import DRUG_NAMES, TableFile, Wanted, compute, find_column, read_table, text_cells
 
+_LARGEST = np.finfo(np.float32).max
 TABLES = "tables"  # the name of the one task that given tables make
 
 Parts = dict[str, np.ndarray]  # train and validation of the source, target_train (unlabelled) and test of the target
@@ -62,6 +63,9 @@ class FeatureSpace:
         values, faults = _numbers(table, path)
         vectors = (values - np.asarray(self.mean)) / np.asarray(self.deviation)
         vectors[np.isnan(values).any(axis=1)] = 0.0
+        for i in np.flatnonzero((np.abs(vectors) > _LARGEST).any(axis=1)).tolist():
+            faults[i] = "a number is beyond float32 once it is standardised"
+            vectors[i] = 0.0
         return vectors.astype(np.float32), faults
 
 
@@ -182,7 +186,7 @@ def _numbers(table: pa.Table, path: Path) -> tuple[np.ndarray, list[str]]:
         cells = table[name]
         values[:, j] = found = _as_numbers(cells, name, path)
         for i in np.flatnonzero(np.isnan(found)).tolist():
-            faults[i] = faults[i] or f"column {name!r} holds {cells[i].as_py()!r}; a finite number is expected"
+            faults[i] = faults[i] or f"column {name!r} holds {cells[i].as_py()!r}; a finite float32 number is expected"
     return values, faults
 
 
@@ -195,7 +199,7 @@ def _as_numbers(cells: pa.ChunkedArray, name: str, path: Path) -> np.ndarray:
             values = compute.cast(texts, pa.float64()).to_numpy()
         except pa.ArrowInvalid:
             values = np.array([_as_number(text) for text in texts.to_pylist()])
-    return np.where(np.isfinite(values), values, np.nan)
+    return np.where(np.abs(values) <= _LARGEST, values, np.nan)
 
 
 def _as_number(text: str) -> float:

@@ -96,9 +96,10 @@ def test_given_tables(tables):
         ("source", "a,b,label\n1,2,x\n3,4,x\n", "1 class in 'label'"),
         ("source", "label\nx\ny\n", "no column of features"),
         ("source", "a,b,label\n1,two,x\n3,4,y\n", r"row 1: column 'b' holds 'two'; .* \(1 such rows\)"),
-        ("source", "a,b,label\n1,2,x\n3,nan,y\n", r"row 2: column 'b' holds 'nan'; a finite number is expected"),
+        ("source", "a,b,label\n1,2,x\n3,nan,y\n", r"row 2: column 'b' holds 'nan'; a finite float32 number"),
         ("source", "a,b,label\n1,2,x\n3,4,\n", "1 rows have no label, the first is row 2"),
         ("target", "a\n1\n", "no column 'b', which the source has"),
+        ("target", "a,b\n1,2\n1,1e300\n", r"row 2: column 'b' holds '1e300'; a finite float32 number"),
         ("test", "label,a,b\nz,3,6\n", "'z', which is no class"),
         ("test", "a,b\n3,6\n", "no column 'label'"),
     ],
@@ -115,6 +116,12 @@ def test_a_column_of_dates_is_no_feature(tables, tmp_path):
     pa.parquet.write_table(pa.table(columns), tables["source"])
     with pytest.raises(DataError, match=r"source\.parquet: row 1: column 'b' holds datetime.date"):
         read(tables)
+
+
+def test_a_number_that_leaves_float32_when_it_is_standardised(tmp_path):
+    space = FeatureSpace(columns=("a",), mean=(0.0,), deviation=(1e-3,))
+    with pytest.raises(DataError, match=r"row 2: a number is beyond float32 once it is standardised \(1 such rows\)"):
+        space.read(write(tmp_path, "new.csv", "a\n1\n3e38\n"))
 
 
 def test_without_a_target_and_with_rows_that_repeat(tables):
