@@ -70,7 +70,8 @@ def _train_vectors(output: Path, config: Any = None, overwrite: bool = False, so
         print_table(f"the same by database, mean over the targets, {over}", found["database_lines"])
     for line in found["verdicts"]:
         print(line)
-    print(f"written to {output / 'results.csv'}, summary.json, accuracy.png and domains/")
+    picture = ", domains/" if (output / "domains").is_dir() else ""
+    print(f"written to {output / 'results.csv'}, summary.json{picture} and accuracy.png")
     if failed := sum(row["failed"] for row in found["results"] if row["task"] != "mean"):
         print(f"* {failed} networks failed with a loss that was not finite, and are left out", file=sys.stderr)
         return NON_FINITE
