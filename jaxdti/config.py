@@ -324,8 +324,8 @@ class VectorsConfig:
     """given tables: the same columns, unlabelled; a label column is not read; methods=none does without it"""
     test: str | None = None
     """given tables: the same columns with labels, to measure on"""
-    label_column: str = "label"
-    """column of the class in source and test"""
+    label_column: str | None = None
+    """column of the class in source and test; found among the usual names, label first, when not given"""
     fingerprint_bits: int | None = None
     """given tables hold SMILES (data.drug_column, or a usual name) instead of numbers: bits of their ECFP4"""
     tasks: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ import pyarrow as pa
 from jaxdti.data.fingerprints import ecfp4
 from jaxdti.data.interactions import DataError
 from jaxdti.data.molecules import featurize_batch
-from jaxdti.data.tables import DRUG_NAMES, TableFile, Wanted, compute, find_column, read_table, text_cells
+from jaxdti.data.tables import DRUG_NAMES, LABEL_NAMES, TableFile, Wanted, compute, find_column, read_table, text_cells
 
 _LARGEST = np.finfo(np.float32).max
 TABLES = "tables"  # the name of the one task that given tables make
@@ -87,9 +87,9 @@ def read_domains(
     target: Path | None,
     test: Path,
     *,
-    label_column: str,
     validation: float,
     seeds: Sequence[int],
+    label_column: str | None = None,
     fingerprint_bits: int | None = None,
     drug_column: str | None = None,
     space: FeatureSpace | None = None,
@@ -104,6 +104,7 @@ def read_domains(
       test: rows of the target domain with labels, to measure on.
       validation: share of the source rows that validates.
       seeds: a draw of the validation rows for each.
+      label_column: that of the classes; found among the usual names when None.
       fingerprint_bits: the tables hold SMILES, whose ECFP4 of so many bits are the features; None: numbers.
       drug_column: that of the SMILES; found among the usual names when None.
       space: of a trained network, instead of what the source gives.
@@ -112,14 +113,16 @@ def read_domains(
       DataError: a column is missing or holds something else than finite numbers or SMILES, the source has fewer than
         two rows or classes, or the test has a class that the source has not.
     """
+    wanted = Wanted("label", "vectors.label_column", label_column, (("label",), *LABEL_NAMES))
+    columns = {path: str(find_column(TableFile(path).columns, wanted, path)) for path in (source, test)}
     if space is None:
-        space = _space(source, label_column, fingerprint_bits)
-    texts = {path: _labels(path, label_column) for path in (source, test)}
+        space = _space(source, columns[source], fingerprint_bits)
+    texts = {path: _labels(path, column) for path, column in columns.items()}
     classes = tuple(sorted(set(texts[source])))
     if len(classes) < 2:
-        raise DataError(f"{source}: {len(classes)} class in {label_column!r}; two or more are expected")
+        raise DataError(f"{source}: {len(classes)} class in {columns[source]!r}; two or more are expected")
     if unknown := sorted(set(texts[test]) - set(classes)):
-        raise DataError(f"{test}: {label_column!r} holds {unknown[0]!r}, which is no class of {source}")
+        raise DataError(f"{test}: {columns[test]!r} holds {unknown[0]!r}, which is no class of {source}")
     number = {name: i for i, name in enumerate(classes)}
     numbers = lambda path: np.asarray([number[text] for text in texts[path]], np.int64)
     blocks = [space.read(path, drug_column) for path in (source, target, test) if path is not None]
@@ -162,8 +165,6 @@ def split_source(rows: np.ndarray, validation: float, seed: int) -> Parts:
 
 
 def _labels(path: Path, column: str) -> list[str]:
-    if column not in TableFile(path).columns:
-        raise DataError(f"{path}: no column {column!r} (vectors.label_column)")
     texts = [
         str(value).strip() if value is not None else "" for value in read_table(path, [column])[column].to_pylist()
     ]

@@ -75,7 +75,7 @@ def tables(tmp_path):
 
 
 def read(tables, **settings):
-    given = {"label_column": "label", "validation": 0.3, "seeds": (0,)}
+    given = {"validation": 0.3, "seeds": (0,)}
     return read_domains(**tables, **(given | settings))
 
 
@@ -101,7 +101,7 @@ def test_given_tables(tables):
         ("target", "a\n1\n", "no column 'b', which the source has"),
         ("target", "a,b\n1,2\n1,1e300\n", r"row 2: column 'b' holds '1e300'; a finite float32 number"),
         ("test", "label,a,b\nz,3,6\n", "'z', which is no class"),
-        ("test", "a,b\n3,6\n", "no column 'label'"),
+        ("test", "a,b\n3,6\n", r"test\.csv: no label column; columns found: 'a', 'b'"),
     ],
 )
 def test_what_is_wrong_with_given_tables(tables, name, text, message):
@@ -116,6 +116,19 @@ def test_a_column_of_dates_is_no_feature(tables, tmp_path):
     pa.parquet.write_table(pa.table(columns), tables["source"])
     with pytest.raises(DataError, match=r"source\.parquet: row 1: column 'b' holds datetime.date"):
         read(tables)
+
+
+def test_the_label_is_found_among_usual_names_or_named(tables):
+    write(tables["source"].parent, "source.csv", "a,b,Y,kind\n1,2,x,u\n3,6,y,v\n5,10,x,u\n")
+    with pytest.raises(DataError, match=r"row 1: column 'kind' holds 'u'"):
+        read(tables)
+    write(tables["source"].parent, "source.csv", "y,Label,a,b\n1,x,1,2\n2,y,3,6\n")
+    with pytest.raises(DataError, match="no column 'y', which the source has"):  # "label" comes before "y"
+        read(tables)
+    write(tables["source"].parent, "source.csv", "a,b,Y\n1,2,x\n3,6,y\n")
+    assert read(tables).label.tolist() == [0, 1, -1, 0]
+    with pytest.raises(DataError, match=r"no column 'class' \(vectors.label_column\); columns found"):
+        read(tables, label_column="class")
 
 
 def test_a_number_that_leaves_float32_when_it_is_standardised(tmp_path):

@@ -312,7 +312,6 @@ def test_kept_networks_score_as_the_run_did(source_run):
     config = config_from_dict(json.loads(json.dumps({"vectors": {"features": [6, 4]}})))
     domains = read_domains(
         *(source_run.parent / f"{name}.csv" for name in ("source", "target", "test")),
-        label_column="label",
         validation=0.2,
         seeds=(0, 1),
     )
