@@ -1,8 +1,10 @@
 """Feature vectors of a source domain with classes, and of target domains that are shifted and may lack classes."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -165,12 +167,17 @@ def split_source(rows: np.ndarray, validation: float, seed: int) -> Parts:
 
 
 def _labels(path: Path, column: str) -> list[str]:
-    texts = [
-        str(value).strip() if value is not None else "" for value in read_table(path, [column])[column].to_pylist()
-    ]
+    texts = [_class_name(value) for value in read_table(path, [column])[column].to_pylist()]
     if empty := [i for i, text in enumerate(texts, 1) if not text]:
         raise DataError(f"{path}: {len(empty)} rows have no {column}, the first is row {empty[0]}")
     return texts
+
+
+def _class_name(value: Any) -> str:
+    """The text of a label, "" for a missing one; 1.0 is the class 1, as tables write the same labels either way."""
+    text = "" if value is None else str(value).strip()
+    whole = re.fullmatch(r"(-?\d+)\.0*", text)
+    return whole[1] if whole else "" if text.lower() == "nan" else text
 
 
 def _sound(path: Path, vectors: np.ndarray, faults: Sequence[str]) -> np.ndarray:

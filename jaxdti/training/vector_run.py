@@ -157,6 +157,9 @@ def _run(config: Config, output: Path, domains: VectorDomains, source: VectorNet
     write_json(output / "environment.json", describe_environment())
     for line in domains.lines:
         say(line)
+    if source is not None and source.classes != domains.classes:
+        theirs, ours = ", ".join(source.classes), ", ".join(domains.classes)
+        say(f"the source's classes are {theirs}, here {ours}: the output layer begins with random weights")
     rows: list[Row] = []
     pictures: list[pa.Table] = []
     with stop_signals() as stopped:

@@ -131,6 +131,19 @@ def test_the_label_is_found_among_usual_names_or_named(tables):
         read(tables, label_column="class")
 
 
+def test_labels_with_and_without_a_point_are_one_class(tables):
+    write(tables["source"].parent, "source.csv", "a,b,label\n1,2,1\n3,6,0\n")
+    write(tables["source"].parent, "test.csv", "a,b,label\n1,2,1.0\n3,6,0.\n")
+    found = read(tables)
+    assert found.classes == ("0", "1") and found.label.tolist() == [1, 0, -1, 1, 0]
+    write(tables["source"].parent, "test.csv", "a,b,label\n1,2,1.5\n")
+    with pytest.raises(DataError, match="holds '1.5', which is no class"):
+        read(tables)
+    write(tables["source"].parent, "test.csv", "a,b,label\n1,2,1\n1,2,NaN\n")
+    with pytest.raises(DataError, match="1 rows have no label, the first is row 2"):
+        read(tables)
+
+
 def test_a_number_that_leaves_float32_when_it_is_standardised(tmp_path):
     space = FeatureSpace(columns=("a",), mean=(0.0,), deviation=(1e-3,))
     with pytest.raises(DataError, match=r"row 2: a number is beyond float32 once it is standardised \(1 such rows\)"):

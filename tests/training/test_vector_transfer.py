@@ -368,7 +368,9 @@ def test_other_classes_begin_with_a_fresh_output(source_run, tmp_path, capsys):
     flags = ["--transfer.mode=full", "--epochs=2", "--output.baselines=false", *given]
     assert main(["transfer", str(networks), *flags, "--output", str(tmp_path / "run")]) == 0
     assert load_networks(tmp_path / "run").classes == ("low", "middle", "yes")
-    assert "source" not in capsys.readouterr().out.splitlines()[1]
+    shown = capsys.readouterr()
+    assert "source" not in shown.out.splitlines()[1]
+    assert "the source's classes are no, yes, here low, middle, yes: the output layer begins with" in shown.err
 
 
 def test_a_transfer_that_is_stopped_goes_on(source_run, small, tmp_path, capsys, monkeypatch):
