@@ -177,7 +177,9 @@ def transfer(options: argparse.Namespace) -> int:
         raise DataError("--output RUN is missing")
     output = Path(vars(options)["output.directory"])
     if _has_vectors(options.source):
-        config = load_config(options.config, overrides, _vector_settings(options.source))
+        from jaxdti.inference.networks import transfer_settings
+
+        config = load_config(options.config, overrides, transfer_settings(options.source))
         if not config.vectors.given:
             raise DataError(
                 f"{options.source}: a run on feature vectors; give the small data set with --vectors.source and "
@@ -196,21 +198,6 @@ def _source_settings(run: Path) -> dict[str, Any]:
     tree = config_to_dict(load_config(run / "config.yaml"))
     sizes = {f"data.{name}": tree["data"][name] for name in ("max_atoms", "max_residues")}
     return {"task": tree["task"], **sizes, **{f"model.{name}": value for name, value in tree["model"].items()}}
-
-
-def _vector_settings(run: Path) -> dict[str, Any]:
-    """As ``_source_settings``, of a run on feature vectors, or a folder of networks in one."""
-    from jaxdti.inference.networks import load_networks
-
-    networks = load_networks(run)
-    bits = networks.space.fingerprint_bits if networks.space else None
-    return {
-        **({"vectors.fingerprint_bits": bits} if bits else {}),
-        "vectors.features": list(networks.model.features),
-        "vectors.methods": ["none"],
-        "training.replicas": len(networks),
-        "transfer.frozen": ["up_to_1"],
-    }
 
 
 def _transfer_sizes(options: argparse.Namespace, overrides: list[str]) -> int:

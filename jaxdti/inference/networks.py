@@ -59,33 +59,61 @@ def load_networks(run: Path) -> VectorNetworks:
     Raises:
       DataError: there are none, or several; or a file of them is damaged.
     """
+    folder = _folder(run)
+    model, space, card = _read_card(folder)
+    one = jax.eval_shape(lambda: init_fnn(model, card["inputs"], 0))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((card["networks"], *x.shape), x.dtype), one)
+    return VectorNetworks(
+        model=model,
+        variables=load_weights(folder / "weights", like),
+        classes=tuple(card["classes"]),
+        inputs=card["inputs"],
+        space=space,
+    )
+
+
+def transfer_settings(run: Path) -> dict[str, Any]:
+    """Keys of the configuration that a transfer takes over from the networks of ``run``, without reading the weights.
+
+    Raises:
+      DataError: as ``load_networks``.
+    """
+    model, space, card = _read_card(_folder(run))
+    settings = {
+        "vectors.features": list(model.features),
+        "vectors.methods": ["none"],
+        "training.replicas": card["networks"],
+        "transfer.frozen": ["up_to_1"],
+    }
+    if space is not None and space.fingerprint_bits:
+        settings["vectors.fingerprint_bits"] = space.fingerprint_bits
+    return settings
+
+
+def _folder(run: Path) -> Path:
     if (run / _CARD).is_file():
-        return _read(run)
+        return run
     found = sorted(path.parent for path in (run / NETWORKS).glob(f"*/*/{_CARD}"))
     if not found:
         raise DataError(f"{run}: no trained networks here; expected a run on feature vectors that has finished")
     if len(found) > 1:
         shown = ", ".join(map(str, found[:12])) + (", ..." if len(found) > 12 else "")
         raise DataError(f"{run}: networks of {len(found)} methods and targets; name one of {shown}")
-    return _read(found[0])
+    return found[0]
 
 
-def _read(folder: Path) -> VectorNetworks:
+def _read_card(folder: Path) -> tuple[FNN, FeatureSpace | None, dict[str, Any]]:
     path = folder / _CARD
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         model = FNN(tuple(card["hidden"]), outputs=len(card["classes"]))
-        space = card["space"]
+        card["inputs"], card["networks"], space = int(card["inputs"]), int(card["networks"]), card["space"]
         if space is not None:
             lists = ("columns", "mean", "deviation")
             space = FeatureSpace(**space | {name: tuple(space[name]) for name in lists})
-        one = jax.eval_shape(lambda: init_fnn(model, card["inputs"], 0))
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((card["networks"], *x.shape), x.dtype), one)
-        classes, inputs = tuple(card["classes"]), int(card["inputs"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: damaged ({type(error).__name__}: {error})") from error
-    variables = load_weights(folder / "weights", like)
-    return VectorNetworks(model=model, variables=variables, classes=classes, inputs=inputs, space=space)
+    return model, space, card
 
 
 def predict_rows(run: Path, table: Path, *, drug_column: str | None = None) -> pa.Table:

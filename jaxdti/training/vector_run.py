@@ -54,16 +54,18 @@ from jaxdti.training.vector_transfer import (
     SOURCE,
     check_transfer,
     fit_transfer,
+    for_each,
     in_classes_of,
     shallow_scores,
     transfer_methods,
 )
-from jaxdti.training.vectors import Progress, VectorFit, VectorReplica, predict_vectors
+from jaxdti.training.vectors import Progress, VectorFit, VectorReplica
 
 __all__ = ["Interrupted", "resume_vectors", "train_vectors", "transfer_vectors"]
 
 _SOURCE = "source"  # folder of the networks that a transferred run starts from
 _SCORED = ("validation", "test")
+_UNTRAINED = {"best_epoch": "", "failed": ""}  # in place of the course of a training
 _SELECT = {"last": None, "source": "accuracy", "information": "information", "importance": "importance"}
 
 
@@ -109,7 +111,7 @@ def transfer_vectors(source: Path, config: Config, output: Path, *, overwrite: b
     if output.resolve() in (source.resolve(), *source.resolve().parents):
         raise DataError(f"{output}: holds the source run; give another --output")
     check_directory(output, overwrite)
-    domains = in_classes_of(load_domains(config, _seeds(config), networks), networks)
+    domains = load_domains(config, _seeds(config), networks)
     check_transfer(config, networks, domains)
     with new_directory(output):
         save_networks(output / _SOURCE, networks)
@@ -128,8 +130,6 @@ def resume_vectors(run: Path) -> dict[str, Any]:
     config = resumable_config(run)
     networks = None if config.transfer.mode == "none" else load_networks(run / _SOURCE)
     domains = load_domains(config, _seeds(config), networks)
-    if networks is not None:
-        domains = in_classes_of(domains, networks)
     check_unchanged(run, _fingerprint(domains))
     return _run(config, run, domains, networks)
 
@@ -211,12 +211,20 @@ def load_domains(config: Config, seeds: Sequence[int], networks: VectorNetworks 
       DataError: they are unfit.
     """
     vectors = config.vectors
+    how = {"validation": vectors.validation, "seeds": seeds}
     if vectors.dataset == "digits":
-        return load_digit_domains(vectors.tasks, validation=vectors.validation, seeds=seeds)
-    if vectors.dataset == "families":
-        return load_family_domains(config.data, vectors.tasks, validation=vectors.validation, seeds=seeds)
-    if vectors.dataset == "planted":
-        return load_planted_domains(vectors.tasks, validation=vectors.validation, seeds=seeds)
+        found = load_digit_domains(vectors.tasks, **how)
+    elif vectors.dataset == "families":
+        found = load_family_domains(config.data, vectors.tasks, **how)
+    elif vectors.dataset == "planted":
+        found = load_planted_domains(vectors.tasks, **how)
+    else:
+        found = _read_tables(config, networks, how)
+    return found if networks is None else in_classes_of(found, networks)
+
+
+def _read_tables(config: Config, networks: VectorNetworks | None, how: dict[str, Any]) -> VectorDomains:
+    vectors = config.vectors
     if vectors.tasks:
         raise DataError("vectors.tasks chooses among the targets of vectors.dataset; given tables are one target")
     if networks is not None and networks.space is None:
@@ -226,9 +234,8 @@ def load_domains(config: Config, seeds: Sequence[int], networks: VectorNetworks 
         Path(vectors.source),
         Path(vectors.target) if vectors.target else None,
         Path(vectors.test),
+        **how,
         label_column=vectors.label_column,
-        validation=vectors.validation,
-        seeds=seeds,
         fingerprint_bits=vectors.fingerprint_bits,
         drug_column=config.data.drug_column,
         space=networks.space if networks is not None else None,
@@ -253,15 +260,9 @@ def train_method(
     select = _SELECT[config.vectors.select]
     fit = fit_adapted(model, domains.features, replicas, adaptation, config.training, select=select, progress=progress)
     _keep(output, adaptation.method, domains, seeds, model, target_networks(adaptation, fit.variables))
-    features, logits = {}, {}
-    for part in _SCORED:
-        rows = _stacked([own[part] for own in parts])
-        scored = score_domains(model, adaptation, fit.variables, domains.features, rows, part)
-        for into, values in zip((features, logits), scored, strict=True):
-            into[part] = [values[r, : len(own[part])] for r, own in enumerate(parts)]
     found, points = [], []
-    for r, (task, i) in enumerate(members):
-        own, scores = ({part: x[part][r] for part in _SCORED} for x in (features, logits))
+    outputs = _outputs(model, adaptation, fit.variables, domains, parts)
+    for r, ((task, i), (own, scores)) in enumerate(zip(members, outputs, strict=True)):
         named = {"task": task, "method": adaptation.method, "seed": seeds[i]}
         found.append(named | _measured(domains, parts[r], scores, own) | _course(fit, r))
         if i == 0:
@@ -282,15 +283,18 @@ def transfer_rows(
     members, parts, replicas = replicas_of(config, domains, seeds)
     if method in SHALLOW:
         scores = shallow_scores(method, source, domains, replicas, parts)
-        course = [{"best_epoch": "", "failed": ""}] * len(members)
+        course = [_UNTRAINED] * len(members)
     else:
-        select = _SELECT[config.vectors.select]
-        model, fit = fit_transfer(config, source, domains, replicas, method, select, progress)
-        if method not in (SCRATCH, SOURCE):
-            _keep(output, method, domains, seeds, model, fit.variables)
-        logits = predict_vectors(model, fit.variables, domains.features)
-        scores = [{part: logits[r, own[part]] for part in _SCORED} for r, own in enumerate(parts)]
-        course = [_course(fit, r) for r in range(len(members))]
+        if method == SOURCE:
+            model, variables = source.model, for_each(source, len(replicas))
+            course = [_UNTRAINED] * len(members)
+        else:
+            select = _SELECT[config.vectors.select]
+            model, fit = fit_transfer(config, source, domains, replicas, method, select, progress)
+            variables, course = fit.variables, [_course(fit, r) for r in range(len(members))]
+            if method != SCRATCH:
+                _keep(output, method, domains, seeds, model, variables)
+        scores = [logits for _, logits in _outputs(model, AdaptationConfig(), variables, domains, parts)]
     return [
         {"task": task, "method": method, "seed": seeds[i]} | _measured(domains, parts[r], scores[r]) | course[r]
         for r, (task, i) in enumerate(members)
@@ -323,6 +327,20 @@ def replicas_of(
         for (_, i), own in zip(members, parts, strict=True)
     ]
     return members, parts, replicas
+
+
+def _outputs(
+    model: FNN, adaptation: AdaptationConfig, variables: dict[str, Any], domains: VectorDomains, parts: Sequence[Parts]
+) -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """Of each network the features [rows, H] and logits [rows, K] by part."""
+    found = [({}, {}) for _ in parts]
+    for part in _SCORED:
+        rows = _stacked([own[part] for own in parts])
+        scored = score_domains(model, adaptation, variables, domains.features, rows, part)
+        for r, own in enumerate(parts):
+            for into, values in zip(found[r], scored, strict=True):
+                into[part] = values[r, : len(own[part])]
+    return found
 
 
 def _measured(
@@ -369,7 +387,7 @@ def baseline_rows(name: str, domains: VectorDomains, seeds: Sequence[int]) -> li
                 fitted[train] = vector_baseline(name, features["train"], label["train"], len(domains.classes), seed)
             score = fitted[train]
             measured = _measured(domains, own, {part: score(features[part]) for part in _SCORED})
-            found.append({"task": task, "method": name, "seed": seed} | measured | {"best_epoch": "", "failed": ""})
+            found.append({"task": task, "method": name, "seed": seed} | measured | _UNTRAINED)
     return found
 
 

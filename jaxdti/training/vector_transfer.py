@@ -40,6 +40,7 @@ STAGE_RATE = 0.1  # learning rate of a stage of unfreezing, as a share of that o
 SCRATCH, SOURCE = "scratch", "source"
 SHALLOW = ("shallow_logistic", "shallow_svm", "shallow_forest")
 _OUTPUT = "output"
+_ABSENT = -1e9  # score of a class that no training row has
 
 Variables = dict[str, Any]
 
@@ -125,8 +126,8 @@ def fit_transfer(
 ) -> tuple[FNN, VectorFit]:
     """The networks that ``method`` makes of the source for each replica, and the course of their training.
 
-    ``source`` trains nothing, ``scratch`` begins with random weights; the others as ``transfer`` of the configuration
-    says. In stages each one begins with the best weights of the one before, at a tenth of its learning rate.
+    ``scratch`` begins with random weights; ``full`` and ``feature`` go on as ``transfer`` of the configuration says. In
+    stages each one begins with the best weights of the one before, at a tenth of its learning rate.
 
     Args:
       domains: labels are numbers of ``domains.classes``; others than the source's make a fresh output layer.
@@ -136,25 +137,15 @@ def fit_transfer(
     if method == SCRATCH:
         return model, fit(model, _fresh(model, source.inputs), domains.features, replicas)
     started = start(config.transfer, source, domains.classes, [replica.seed for replica in replicas])
-    if method == SOURCE:
-        nothing = np.zeros(len(replicas), np.int64)
-        none = np.zeros((len(replicas), 0), np.float32)
-        return model, VectorFit(
-            variables=started,
-            best_epoch=nothing,
-            best_value=np.full(len(replicas), np.nan),
-            first_bad=nothing - 1,
-            loss=none,
-            value=none,
-            label_scale=np.tile(np.array([0.0, 1.0], np.float32), (len(replicas), 1)),
-        )
     found = None
     for i, layers in enumerate(stages_of(config.transfer, source)):
         slower = [replace(replica, learning_rate=replica.learning_rate * STAGE_RATE**i) for replica in replicas]
         upper, features = model, domains.features
         if layers:
             lower, upper = split(model, layers)
-            features = predict_vectors(lower, take_layers(started, lower), domains.features)
+            # What is frozen is the source's in every stage, so it is computed once for each network of the source.
+            features = predict_vectors(lower, take_layers(source.variables, lower), domains.features)
+            features = features[0] if len(source) == 1 else features[_networks_of(source, len(replicas))]
         found = fit(
             upper,
             _fresh(upper, features.shape[-1]),
@@ -175,13 +166,23 @@ def start(transfer: TransferConfig, source: VectorNetworks, classes: Sequence[st
     patterns = transfer.fresh if tuple(classes) == source.classes else (*transfer.fresh, _OUTPUT)
     fresh = _selected(source, patterns, "transfer.fresh")
     model = FNN(source.model.features, outputs=len(classes))
-    repeats = len(seeds) // len(source)
-    kept = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), repeats, 0), source.variables)
+    kept = for_each(source, len(seeds))
     anew = jax.vmap(partial(init_fnn, model, source.inputs))(jnp.asarray(seeds))
     params = flatten_dict(kept["params"]) | {path: flatten_dict(anew["params"])[path] for path in fresh}
-    whole = {path[0] for path in fresh if path[0].startswith("norm_")}
+    whole = {name for name in kept["batch_stats"] if {(name, "scale"), (name, "bias")} <= fresh}
     statistics = kept["batch_stats"] | {name: anew["batch_stats"][name] for name in whole}
     return {"params": unflatten_dict(params), "batch_stats": statistics}
+
+
+def for_each(source: VectorNetworks, replicas: int) -> Variables:
+    """The source's own weights for each replica, [R, ...]."""
+    own = _networks_of(source, replicas)
+    return jax.tree.map(lambda x: jnp.asarray(x)[own], source.variables)
+
+
+def _networks_of(source: VectorNetworks, replicas: int) -> np.ndarray:
+    """Which network each replica starts from, int64 [R]: their seeds follow one another, target by target."""
+    return np.arange(replicas) % len(source)
 
 
 def shallow_scores(
@@ -192,15 +193,16 @@ def shallow_scores(
     parts: Sequence[Mapping[str, np.ndarray]],
 ) -> list[dict[str, np.ndarray]]:
     """Scores float32 [rows, K] of the validation and test rows of each replica, one class against the others, by a
-    classifier on the last hidden layer of the source's network; minus infinity for classes that ``train`` lacks.
+    classifier on the last hidden layer of the source's network; far below all others for classes that ``train`` lacks.
     """
     lower = split(source.model, len(source.model.features))[0]
     hidden = predict_vectors(lower, take_layers(source.variables, lower), domains.features)
+    networks = _networks_of(source, len(replicas)).tolist()
     found = []
-    for i, (replica, own) in enumerate(zip(replicas, parts, strict=True)):
-        x, label = hidden[i % len(hidden)], replica.label[replica.train]
+    for i, replica, own in zip(networks, replicas, parts, strict=True):
+        x, label = hidden[i], replica.label[replica.train]
         asked = np.concatenate([own["validation"], own["test"]])
-        scores = np.full((len(asked), len(domains.classes)), -np.inf, np.float32)
+        scores = np.full((len(asked), len(domains.classes)), _ABSENT, np.float32)
         for k in np.unique(label).astype(int):
             one = (label == k).astype(np.float32)
             scores[:, k] = _one_against_others(method, x[replica.train], one, x[asked], replica.seed)
