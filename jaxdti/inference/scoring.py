@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -17,21 +17,28 @@ from jaxdti.inference.encode import (
     Encode,
     Entities,
     Grams,
-    Projected,
     States,
     drug_entities,
     make_encoder,
     protein_entities,
 )
 from jaxdti.inference.pairs import (
+    Groups,
+    Tile,
     TilePlan,
     choose_form,
-    decode,
-    folded_heads,
+    filled_groups,
+    group_calls,
+    group_sizes,
+    grouped,
+    overhang,
     plan_grams,
     plan_pairwise,
-    pool_pairs,
+    residue_windows,
+    row_tiles,
     score_grid,
+    score_groups,
+    slot_tiles,
 )
 from jaxdti.models.drugban import DrugBAN
 from jaxdti.training.features import DeviceFeatures
@@ -39,7 +46,7 @@ from jaxdti.training.features import DeviceFeatures
 Scorer = Callable[[dict[str, Any], np.ndarray], np.ndarray]
 
 MEMORY = 1 << 29  # bytes of states; on CPU, pages of more cost more than what is encoded twice
-_MOST_BUCKETS = 4  # lengths of drugs, and lengths of proteins
+_MOST_LENGTHS = 4  # of drugs
 
 
 def buckets_for(
@@ -66,59 +73,51 @@ def make_scorer(
     They come in the order of ``rows``, which may name a row more than once. BatchNorm uses the running statistics.
 
     Each distinct protein is encoded once a call, in tiles whose states fit into ``memory``, and each distinct pair is
-    scored once. Each distinct drug is encoded once too, as long as the states of all the table's drugs take no more
-    than half of ``memory`` (a quarter, in the Gram form); otherwise once for every protein tile that it is wanted with.
+    scored once. Each distinct drug is encoded once too, as long as the states of all drugs of a call take no more than
+    half of ``memory`` (a quarter, in the Gram form); otherwise once for every protein tile that it is wanted with.
     The form, pairwise or Gram, is the cheaper one for these rows (``choose_form``).
 
-    Programs, compiled and told at first use, where E <= 8 is the number of length buckets of drugs and of proteins and
-    S <= 16 that of their pairs: pairwise E encoders, S that pool, and two more, so at most 26; Gram E encoders and one
-    more, so at most 9. The zeros that each kind of tile begins with are not counted. Fewer lengths would save programs
-    and cost more in padding (benchmarks/README.md).
+    Programs, compiled and told at first use: the proteins' encoder, one a length of drugs, of which there are at most
+    4, and one for the pairs. On accelerators the pairwise form has one for each size of ``group_sizes`` with each of at
+    most 4 lengths of proteins that it meets. The zeros that tiles begin with are not counted.
 
     Args:
       features: on the device; a store stays on the host, and every encoder call brings those of its own entities.
-      buckets: those of the training; how many they are bounds the length buckets of drugs and of proteins, as does 4.
-      batch_size: most entities, and pairs, that one program call takes.
+      buckets: those of the training; two fewer, and 4, are the most lengths of drugs, so that training and scoring
+        together compile two programs a bucket.
+      batch_size: most drugs, and groups of pairs of one protein, that one program call takes.
       memory: bytes of states on the device, at least those of one drug and one protein.
     """
     config = replace(config, dropout=0.0)  # it has no part here, and would make programs of its own
-    drugs, proteins = _entities(config, features, table, min(len(buckets.shapes), _MOST_BUCKETS), batch_size)
+    lengths = min(max(len(buckets.shapes) - 2, 1), _MOST_LENGTHS)
+    drugs = drug_entities(config, features, _drug_work(config, features, table), lengths, batch_size)
+    proteins = protein_entities(config, features, batch_size)
     model, rank = DrugBAN(config), config.joint_features * config.pool_size
     encoders = make_encoder(config, features, drugs), make_encoder(config, features, proteins)
     pairwise_plan = plan_pairwise(drugs, proteins, rank, jnp.dtype(config.dtype).itemsize, memory)
     gram_plan = plan_grams(len(np.unique(table.drug)), len(np.unique(table.protein)), rank, memory)
     pairwise = _pairwise(model, drugs, proteins, pairwise_plan, encoders, rank, batch_size)
     gram = _gram(model, drugs, proteins, gram_plan, encoders, rank)
-    drug_rows, protein_rows = np.array(drugs.states)[drugs.of_entity], np.array(proteins.states)[proteins.of_entity]
 
     def score_rows(variables: dict[str, Any], rows: np.ndarray) -> np.ndarray:
         if len(rows) == 0:
             return np.zeros(0, np.float32)
         pairs, of_row = np.unique(np.stack([table.drug[rows], table.protein[rows]]), axis=1, return_inverse=True)
         (drug_ids, drug), (protein_ids, protein) = (np.unique(ids, return_inverse=True) for ids in pairs)
-        form = choose_form(drug_rows[drug_ids], protein_rows[protein_ids], drug, protein, rank, gram_plan)
+        form = choose_form(drugs.counts[drug_ids], proteins.counts[protein_ids], drug, protein, rank, gram_plan)
         scores = (gram if form == "gram" else pairwise)(variables, *pairs)
         return scores[of_row.reshape(-1)]
 
     return score_rows
 
 
-def _entities(
-    config: ModelConfig, features: DeviceFeatures | FeatureStore, table: InteractionTable, most: int, batch_size: int
-) -> tuple[Entities, Entities]:
-    """Drugs and proteins of the table by length: the work that each adds is its encoder's and its pairs'."""
-    atoms, residues = np.diff(np.asarray(features.atom_offsets)), np.diff(np.asarray(features.residue_offsets))
-    drug_uses = np.bincount(table.drug, minlength=len(atoms))
-    protein_uses = np.bincount(table.protein, minlength=len(residues))
+def _drug_work(config: ModelConfig, features: DeviceFeatures | FeatureStore, table: InteractionTable) -> np.ndarray:
+    """What an atom of each drug of the table costs: its encoder, and its pairs."""
+    residues = np.diff(np.asarray(features.residue_offsets))
+    uses = np.bincount(table.drug, minlength=len(features.atom_offsets) - 1)
     multiplications = 2e-6 * config.joint_features * config.pool_size  # millions for an atom with a residue
-    drug_work = multiplications * residues[table.protein].mean() if len(table) else 0.0
-    protein_work = multiplications * atoms[table.drug].mean() if len(table) else 0.0
-    return (
-        drug_entities(config, features, pair_cost(1, 0) * (drug_uses > 0) + drug_work * drug_uses, most, batch_size),
-        protein_entities(
-            config, features, pair_cost(0, 1) * (protein_uses > 0) + protein_work * protein_uses, most, batch_size
-        ),
-    )
+    pair_work = multiplications * residues[table.protein].mean() if len(table) else 0.0
+    return pair_cost(1, 0) * (uses > 0) + pair_work * uses
 
 
 PairScorer = Callable[[dict[str, Any], np.ndarray, np.ndarray], np.ndarray]
@@ -135,44 +134,40 @@ def _pairwise(
     batch_size: int,
 ) -> PairScorer:
     """``score(variables, drug, protein)``: scores of distinct pairs of entities, int [N] each, in the pairwise form."""
+    config, dtype = model.config, jnp.dtype(model.config.dtype)
+    sizes, windows = group_sizes(int(drugs.counts.max())), residue_windows(proteins.counts)
 
-    def pool_name(heads, drugs: Projected, proteins: Projected, drug, *_) -> str:
-        atoms, residues = drugs.values.shape[1], proteins.values.shape[1]
-        return f"attention of {len(drug)} pairs of {atoms} atoms, {residues} residues"
+    def program(sizes: tuple[int, ...], window: int | None):
+        def name(variables, drugs, proteins, groups: Groups) -> str:
+            each = f" of {sizes[0]} atoms, {window} residues" if window else ""
+            return f"attention of {len(groups.start)} groups of pairs{each}"
 
-    config = model.config
-    heads = told_jit(partial(folded_heads, model), lambda *_: "attention weights", ("heads", config))
-    pool = told_jit(pool_pairs, pool_name, "pool")
-    finish = told_jit(partial(decode, model), lambda variables, f, *_: f"decoder of {len(f)} pairs", ("decode", config))
+        return told_jit(partial(score_groups, model, sizes, window), name, ("groups", config, sizes, window))
 
-    def empty(entities: Entities, slots: tuple[int, ...], bucket: int) -> States:
-        shape = (slots[bucket], entities.states[bucket], rank)
-        return Projected(jnp.zeros(shape, jnp.dtype(config.dtype)), jax.device_put(np.zeros(shape[0], np.int32)))
-
-    def score_tile(variables, drug_states, protein_states, drug, protein) -> np.ndarray:
-        parts, folded = [], heads(variables)
-        for start in range(0, len(drug), batch_size):
-            batch = np.zeros((2, batch_size), np.int32)
-            count = len(drug[start : start + batch_size])
-            batch[:, :count] = drug[start : start + count], protein[start : start + count]
-            pooled = pool(folded, drug_states, protein_states, *batch, np.int32(count))
-            parts.append((finish(variables, *pooled), count))
-        return np.concatenate([np.asarray(part)[:count] for part, count in parts])
+    def score_tile(variables, states, places, drug, protein) -> np.ndarray:
+        counts, parts = (drugs.counts[drug], proteins.counts[protein]), []
+        for key, groups in group_calls(grouped(counts[0], protein), counts, sizes, windows, batch_size):
+            filled = filled_groups(groups, places, counts, key[0], batch_size)
+            parts.append((np.concatenate(groups), programs(*key)(variables, *states, filled)))
+        scores = np.zeros(len(drug), np.float32)
+        for members, part in parts:
+            scores[members] = np.asarray(part)[: len(members)]
+        return scores
 
     def score(variables: dict[str, Any], drug: np.ndarray, protein: np.ndarray) -> np.ndarray:
         return _over_tiles(
             variables,
             (drug, protein),
+            (partial(row_tiles, drugs, most=plan.drugs), partial(row_tiles, proteins, most=plan.proteins)),
             (
-                tiles(np.unique(drug), drugs.of_entity, plan.drugs),
-                tiles(np.unique(protein), proteins.of_entity, plan.proteins),
+                partial(jnp.zeros, (plan.drugs, rank), dtype),
+                partial(jnp.zeros, (plan.proteins + overhang(windows), rank), dtype),
             ),
-            (partial(empty, drugs, plan.drugs), partial(empty, proteins, plan.proteins)),
             encoders,
-            plan.keep_drugs,
             score_tile,
         )
 
+    programs = cache(program)
     return score
 
 
@@ -183,108 +178,79 @@ def _gram(
     name = lambda variables, drugs, proteins: f"scores of {len(drugs.count)} drugs x {len(proteins.count)} proteins"
     program = told_jit(partial(score_grid, model), name, ("grid", model.config))
 
-    def empty(slots: int, key: int) -> States:
+    def empty(slots: int) -> States:
         total, count = np.zeros((slots, rank), np.float32), np.zeros(slots, np.int32)
         return Grams(jnp.zeros((rank, slots, rank)), *jax.device_put((total, count)))
 
-    def score_tile(variables, drug_states, protein_states, drug, protein) -> np.ndarray:
-        return np.asarray(program(variables, drug_states, protein_states))[drug, protein]
-
-    def by_length(index: np.ndarray, entities: Entities, slots: tuple[int, ...]):
-        index = np.unique(index)
-        ordered = index[
-            np.argsort(entities.of_entity[index], kind="stable")
-        ]  # few buckets a tile, full encoder batches
-        return tiles(ordered, np.zeros(len(entities.of_entity), np.int32), slots)
+    def score_tile(variables, states, places, drug, protein) -> np.ndarray:
+        return np.asarray(program(variables, *states))[places]
 
     def score(variables: dict[str, Any], drug: np.ndarray, protein: np.ndarray) -> np.ndarray:
         return _over_tiles(
             variables,
             (drug, protein),
-            (by_length(drug, drugs, plan.drugs), by_length(protein, proteins, plan.proteins)),
-            (partial(empty, plan.drugs[0]), partial(empty, plan.proteins[0])),
+            (partial(slot_tiles, drugs, most=plan.drugs), partial(slot_tiles, proteins, most=plan.proteins)),
+            (partial(empty, plan.drugs), partial(empty, plan.proteins)),
             encoders,
-            plan.keep_drugs,
             score_tile,
         )
 
     return score
 
 
-Tile = tuple[int, np.ndarray]  # the kind of its buffer (its length bucket, if it has one) and its entities
-
-
-def tiles(index: np.ndarray, kind: np.ndarray, slots: tuple[int, ...]) -> list[Tile]:
-    """The distinct entities ``index`` in tiles of one kind and of at most ``slots[kind]``, in the given order."""
-    found = []
-    for key, size in enumerate(slots):
-        mine = index[kind[index] == key]
-        found.extend((key, mine[start : start + size]) for start in range(0, len(mine), size))
-    return found
-
-
 def _over_tiles(
     variables: dict[str, Any],
     pairs: tuple[np.ndarray, np.ndarray],
-    tiles_of: tuple[list[Tile], list[Tile]],
-    empty: tuple[Callable[[int], States], Callable[[int], States]],
+    tiles_of: tuple[Callable[[np.ndarray], list[Tile]], Callable[[np.ndarray], list[Tile]]],
+    empty: tuple[Callable[[], States], Callable[[], States]],
     encoders: Encoders,
-    keep_drugs: bool,
     score_tile: Callable[..., np.ndarray],
 ) -> np.ndarray:
     """Encodes tile after tile and scores the pairs that meet there: float32 [N] in the order of ``pairs``.
 
-    Everything in pairs is (of drugs, of proteins). ``score_tile(variables, drug states, protein states, drug slots,
-    protein slots)`` gives the scores of the pairs of two tiles.
+    Everything in pairs is (of drugs, of proteins). ``score_tile(variables, states, places, drug, protein)`` gives the
+    scores of pairs of entities, whose places are in the states of two tiles.
     """
-    (drug, protein), (drug_tiles, protein_tiles) = pairs, tiles_of
-    drug_tile, drug_slot = _places(drug_tiles, int(drug.max()) + 1)
-    protein_tile, protein_slot = _places(protein_tiles, int(protein.max()) + 1)
-    meeting = protein_tile[protein] * len(drug_tiles) + drug_tile[drug]
-    order = np.lexsort((protein, meeting))  # pairs of one protein together, so that it stays in the caches
-    groups = np.split(order, np.flatnonzero(np.diff(meeting[order])) + 1)
-
+    drug, protein = pairs
+    drug_tiles, protein_tiles = tiles_of[0](np.unique(drug)), tiles_of[1](np.unique(protein))
+    drug_place, protein_place = np.zeros(drug.max() + 1, int), np.zeros(protein.max() + 1, int)
+    meeting = _tile_of(protein_tiles, protein) * len(drug_tiles) + _tile_of(drug_tiles, drug)
+    order = np.lexsort((protein, meeting))  # pairs of one protein together
     scores = np.zeros(len(drug), np.float32)
-    kept: dict[int, States] = {}
-    protein_buffer, drug_buffer = _Buffer(encoders[1], empty[1]), _Buffer(encoders[0], empty[0])
-    encoded = -1
-    for rows in groups:
-        p, d = divmod(int(meeting[rows[0]]), len(drug_tiles))
-        if p != encoded:
-            protein_buffer.fill(variables, *protein_tiles[p])
-            encoded = p
-        key, members = drug_tiles[d]
-        slots = drug_slot[drug[rows]]
-        if not keep_drugs:
-            # Only those that this tile of proteins is wanted with.
-            present, slots = np.unique(slots, return_inverse=True)
-            states = drug_buffer.fill(variables, key, members[present])
-        else:
-            if d not in kept:
-                kept[d] = encoders[0](variables, members, empty[0](key))
-            states = kept[d]
-        scores[rows] = score_tile(variables, states, protein_buffer.states, slots, protein_slot[protein[rows]])
+    drug_buffer, protein_buffer = _Buffer(encoders[0], empty[0]), _Buffer(encoders[1], empty[1])
+    for rows in np.split(order, np.flatnonzero(np.diff(meeting[order])) + 1):
+        p = int(meeting[rows[0]]) // len(drug_tiles)
+        # Where drugs do not stay, only those that this tile of proteins is wanted with.
+        drug_tile = drug_tiles[0] if len(drug_tiles) == 1 else tiles_of[0](np.unique(drug[rows]))[0]
+        for buffer, tile, place in (
+            (drug_buffer, drug_tile, drug_place),
+            (protein_buffer, protein_tiles[p], protein_place),
+        ):
+            buffer.fill(variables, tile)
+            place[tile.members] = tile.places
+        places = drug_place[drug[rows]], protein_place[protein[rows]]
+        states = drug_buffer.states, protein_buffer.states
+        scores[rows] = score_tile(variables, states, places, drug[rows], protein[rows])
     return scores
 
 
-def _places(found: list[Tile], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """int64 [count] each: the tile of an entity and its slot in there."""
-    tile, slot = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    for i, (_, members) in enumerate(found):
-        tile[members], slot[members] = i, np.arange(len(members))
-    return tile, slot
+def _tile_of(tiles: list[Tile], index: np.ndarray) -> np.ndarray:
+    """int [N]: the tile of each entity."""
+    of_entity = np.zeros(index.max() + 1, int)
+    for i, tile in enumerate(tiles):
+        of_entity[tile.members] = i
+    return of_entity[index]
 
 
 class _Buffer:
     """One tile of states at a time, refilled in place: a fresh gigabyte would have to be paged in for each."""
 
-    def __init__(self, encode: Encode, empty: Callable[[int], States]):
-        self.encode, self.empty = encode, empty
-        self.key, self.states = -1, None
+    def __init__(self, encode: Encode, empty: Callable[[], States]):
+        self.encode, self.states = encode, empty()
+        self.tile: Tile | None = None
 
-    def fill(self, variables: dict[str, Any], key: int, members: np.ndarray) -> States:
-        if self.states is None or key != self.key:
-            self.states = None  # before the next one is allocated
-            self.key, self.states = key, self.empty(key)
-        self.states = self.encode(variables, members, self.states)
-        return self.states
+    def fill(self, variables: dict[str, Any], tile: Tile) -> None:
+        if tile is not self.tile:
+            for block, place in tile.blocks:
+                self.states = self.encode(variables, block, place, self.states)
+            self.tile = tile

@@ -22,6 +22,13 @@ class ProteinBatch(flax.struct.PyTreeNode):
         return jnp.arange(self.residues.shape[1])[None, :] < self.residue_count[:, None]
 
 
+class ProteinsEndToEnd(flax.struct.PyTreeNode):
+    """Sequences along one row of L positions, with so much padding between them that no convolution spans two."""
+
+    residues: Array  # uint8 [1, L]; as in ``ProteinBatch``
+    mask: Array  # bool [1, L]
+
+
 class SequenceConvolution(nn.Module):
     """``y = BN(ReLU(conv(x)))``, stride 1; x [B, L, F], mask [B, L] -> [B, L', features];
     ``basis`` as in ``Convolution``.

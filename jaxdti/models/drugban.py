@@ -17,7 +17,7 @@ from jaxdti.layers.bilinear import BilinearAttention
 from jaxdti.layers.graph import DrugBatch, GraphConvolution, adjacency, atom_features
 from jaxdti.layers.linear import Linear
 from jaxdti.layers.mlp import Decoder
-from jaxdti.layers.sequence import ProteinBatch, SequenceConvolution
+from jaxdti.layers.sequence import ProteinBatch, ProteinsEndToEnd, SequenceConvolution
 
 LETTERS = 26  # 25 letters and 0
 
@@ -104,8 +104,10 @@ class DrugBAN(nn.Module):
             h = layer(h, neighbours, mask, train=train)
         return h, mask
 
-    def encode_protein(self, protein: ProteinBatch, uses: Array, *, train: bool = False) -> tuple[Array, Array]:
-        """Residues [B, L, protein_features] and their mask [B, L].
+    def encode_protein(
+        self, protein: ProteinBatch | ProteinsEndToEnd, uses: Array, *, train: bool = False
+    ) -> tuple[Array, Array]:
+        """Residues [B, L, protein_features] and their mask [B, L]; B is 1 for proteins that lie end to end.
 
         ``uses`` [B], bool or float32, is how often each protein counts in the statistics of BatchNorm; 0 for filler.
         """
@@ -167,7 +169,7 @@ class DrugBAN(nn.Module):
         atoms, mask = self.encode_drug(drug, row_mask)
         return self.bilinear.project_drug(atoms, mask), mask.sum(1)
 
-    def project_protein(self, protein: ProteinBatch, row_mask: Array) -> tuple[Array, Array]:
+    def project_protein(self, protein: ProteinBatch | ProteinsEndToEnd, row_mask: Array) -> tuple[Array, Array]:
         """Q [B, residues, K], all that any pair needs of these proteins, and the int32 [B] residues that count."""
         residues, mask = self.encode_protein(protein, row_mask)
         return self.bilinear.project_protein(residues, mask), mask.sum(1)

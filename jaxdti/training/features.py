@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxdti.data.batches import PairBatch, Shape
 from jaxdti.data.interactions import FeatureStore
 from jaxdti.layers.graph import DrugBatch
-from jaxdti.layers.sequence import ProteinBatch
+from jaxdti.layers.sequence import ProteinBatch, ProteinsEndToEnd
 
 
 class DeviceFeatures(flax.struct.PyTreeNode):
@@ -42,6 +42,16 @@ class DeviceFeatures(flax.struct.PyTreeNode):
         valid = jnp.arange(shape.residues)[None, :] < count[:, None]
         residues = jnp.where(valid, self.residues.at[rows].get(mode="clip"), jnp.uint8(0))
         return ProteinBatch(residues=residues, residue_count=count)
+
+    def proteins_end_to_end(self, index: ArrayLike, start: ArrayLike, length: int) -> ProteinsEndToEnd:
+        """Proteins int32 [B] along ``length`` positions, each from ``start`` int32 [B] (ascending) on, but for -1."""
+        index, start, position = jnp.asarray(index), jnp.asarray(start), jnp.arange(length)
+        place = jnp.maximum(jnp.searchsorted(start, position, side="right") - 1, 0)
+        protein, within = index[place], position - start[place]
+        first, count = self.residue_offsets[protein], self.residue_offsets[protein + 1] - self.residue_offsets[protein]
+        mask = (protein >= 0) & (within >= 0) & (within < count)
+        letters = self.residues.at[first + within].get(mode="clip")
+        return ProteinsEndToEnd(residues=jnp.where(mask, letters, jnp.uint8(0))[None], mask=mask[None])
 
 
 def _ragged(offsets: Array, index: ArrayLike, width: int) -> tuple[Array, Array]:

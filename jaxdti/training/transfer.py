@@ -25,7 +25,7 @@ from jaxdti.config import Config, ModelConfig
 from jaxdti.console import say
 from jaxdti.data.batches import Buckets, PairBatch, Shape, one_bucket, pair_batch, plan_evaluation
 from jaxdti.data.interactions import DataError, FeatureStore, InteractionTable
-from jaxdti.inference.encode import Entities, drug_entities, encoder_batches, protein_entities
+from jaxdti.inference.encode import block_name, drug_entities, encoded_rows, program_key, protein_entities
 from jaxdti.inference.features import make_joint_features
 from jaxdti.inference.scoring import Scorer
 from jaxdti.inference.trained import Weights
@@ -383,33 +383,28 @@ def encode_entities(
     """
     model, drugs = DrugBAN(config.model), kind == "drug"
     offsets = np.asarray(features.atom_offsets if drugs else features.residue_offsets)
-    uses = np.bincount(index, minlength=len(offsets) - 1)
-    choose = drug_entities if drugs else protein_entities
-    entities: Entities = choose(config.model, features, uses.astype(float), _MOST_BUCKETS, config.training.batch_size)
-    placed = np.concatenate([[0], np.cumsum(np.where(uses > 0, np.diff(offsets), 0))]).astype(np.int32)
+    uses, most = np.bincount(index, minlength=len(offsets) - 1).astype(float), config.training.batch_size
+    if drugs:
+        entities = drug_entities(config.model, features, uses, _MOST_BUCKETS, most)
+    else:
+        entities = protein_entities(config.model, features, most)
+    lengths = np.diff(offsets)
+    placed = np.concatenate([[0], np.cumsum(np.where(uses > 0, lengths, 0))]).astype(np.int32)
     width, dtype = config.model.drug_features if drugs else config.model.protein_features, jnp.dtype(config.model.dtype)
     _check_size(config, int(placed[-1]) * width, dtype.itemsize)
 
-    def program(shape: Shape):
-        def run(variables: Variables, features: DeviceFeatures, index: Array) -> Array:
-            padded = features.drugs(index, shape) if drugs else features.proteins(index, shape)
-            found: Any = model.apply(variables, padded, jnp.ones(len(index), bool), method=f"encode_{kind}")
-            return found[0]
+    def program(bucket: int):
+        name = lambda *_: f"frozen encoder of {block_name(entities, bucket)}"
+        key = ("frozen encoder", config.model, *program_key(entities, bucket))
+        return told_jit(partial(encoded_rows, model, "encode", entities, bucket), name, key)
 
-        def name(variables, features, index: np.ndarray) -> str:
-            return f"frozen encoder of {len(index)} {kind}s of {shape.atoms or shape.residues}"
-
-        return told_jit(run, name, ("frozen encoder", config.model, kind, shape))
-
+    programs = [program(bucket) for bucket in range(len(entities.shapes))]
     values = np.zeros((placed[-1], width), dtype)
-    for bucket, shape in enumerate(entities.shapes):
-        mine, encode = index[entities.of_entity[index] == bucket], program(shape)
-        for taken, _ in encoder_batches(mine, mine, entities.batches[bucket], 0):
-            encoded = np.asarray(encode(variables, features, np.maximum(taken, 0)))
-            for entity, one in zip(taken, encoded, strict=True):
-                if entity >= 0:
-                    start, end = placed[entity], placed[entity + 1]
-                    values[start:end] = one[: end - start]
+    for block in entities.blocks(index):
+        encoded = np.asarray(programs[block.bucket](variables, features, block.index, block.start))
+        for entity, start in zip(block.index.tolist(), block.start.tolist(), strict=True):
+            if entity >= 0:
+                values[placed[entity] : placed[entity + 1]] = encoded[start : start + lengths[entity]]
     return Encodings(jnp.asarray(values), jnp.asarray(placed))
 
 

@@ -6,17 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jaxdti.config import ModelConfig
 from jaxdti.data.batches import Shape
 from jaxdti.inference.encode import (
+    Entities,
     Grams,
-    Projected,
     choose_lengths,
     drug_entities,
-    encoder_batches,
+    encoded_rows,
+    laid_end_to_end,
     make_encoder,
-    project,
+    protein_entities,
 )
 from jaxdti.layers.graph import ATOM_FEATURE_WIDTHS
 from jaxdti.models.drugban import DrugBAN
@@ -84,12 +87,43 @@ def test_a_bucket_has_to_pay():
     assert choose_lengths(np.array([5, 5]), np.zeros(2), 8, 4) == (8,)
 
 
-def test_batches_hold_every_entity_once_and_filler_falls_outside():
-    index, slots = np.array([7, 3, 9, 4, 1]), np.array([0, 2, 3, 5, 6])
-    batches = encoder_batches(index, slots, 2, 8)
-    assert [taken.tolist() for taken, _ in batches] == [[7, 3], [9, 4], [1, -1]]
-    assert [places.tolist() for _, places in batches] == [[0, 2], [3, 5], [6, 8]]
-    assert encoder_batches(index[:0], slots[:0], 2, 8) == []
+def padded(kind, counts, of_entity, shapes, batches, rows):
+    arrays = np.array(counts, np.int32), np.array(of_entity, np.int32)
+    return Entities(kind, *arrays, shapes, batches, rows, gap=None)
+
+
+def test_padded_blocks_hold_every_entity_once_and_filler_falls_outside():
+    shapes = Shape(8, 8, 0), Shape(16, 16, 0)
+    entities = padded("drug", [5, 12, 3, 8, 9, 7, 6], [0, 1, 0, 0, 1, 0, 0], shapes, (2, 3), (16, 48))
+    blocks = entities.blocks(np.array([6, 4, 0, 3, 1]))
+    assert [(b.bucket, b.index.tolist(), b.start.tolist()) for b in blocks] == [
+        (0, [6, 0], [0, 8]),
+        (0, [3, -1], [0, 16]),
+        (1, [4, 1, -1], [0, 16, 48]),
+    ]
+    assert entities.blocks(np.zeros(0, np.int64)) == []
+
+
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=80),
+    room=st.integers(0, 100),
+    gap=st.integers(0, 5),
+    most=st.integers(1, 9),
+)
+def test_entities_end_to_end_are_whole_and_apart(lengths, room, gap, most):
+    lengths = np.array(lengths)
+    size = int(lengths.max()) + room
+    placed = laid_end_to_end(lengths, size, gap, most)
+    assert sorted(i for members, _ in placed for i in members.tolist()) == list(range(len(lengths)))
+    for members, start in placed:
+        assert 1 <= len(members) <= most and start[0] == 0 and start[-1] + lengths[members[-1]] <= size
+        np.testing.assert_array_equal(start[1:], (start + lengths[members] + gap)[:-1])
+
+
+def test_little_is_lost_where_many_proteins_lie_end_to_end():
+    lengths = np.random.default_rng(0).integers(30, 1200, 800)
+    placed = laid_end_to_end(lengths, 4160, 4, 40)
+    assert lengths.sum() > 0.97 * 4160 * len(placed)
 
 
 def test_drug_buckets_hold_their_drugs(features):
@@ -97,48 +131,78 @@ def test_drug_buckets_hold_their_drugs(features):
     for bucket, shape in enumerate(entities.shapes):
         mine = np.array(ATOMS)[entities.of_entity == bucket]
         assert mine.max() <= shape.atoms and mine.max() - 1 <= shape.bonds and shape.residues == 0
-    assert len(entities.shapes) == 3 and entities.states == (8, 16, 24) and max(entities.batches) == 2
+    assert [shape.atoms for shape in entities.shapes] == [8, 16, 24] and max(entities.batches) == 2
+    assert entities.rows == tuple(b * shape.atoms for b, shape in zip(entities.batches, entities.shapes, strict=True))
 
 
-def test_states_land_in_their_slots_and_are_those_of_one_entity_alone(features):
-    entities = drug_entities(CONFIG, features, np.ones(5), 3, 2)
-    variables = init_variables(CONFIG, 0)
-    index = np.array([3, 0, 4, 2, 1])
-    alone = [
-        project(DrugBAN(CONFIG), "drug", variables, features, jnp.array([i]), Shape(ATOMS[i], ATOMS[i], 0))
-        for i in index
-    ]
-    into = Grams(jnp.full((3, 6, 3), 7.0), jnp.full((6, 3), 7.0), jnp.full(6, 7))
-    grams = make_encoder(CONFIG, features, entities)(variables, index, into)
-    assert grams.count.tolist() == [*np.array(ATOMS)[index], 7]
-    for slot, state in enumerate(alone):
-        v = np.asarray(state.values[0], np.float64)
-        assert v.shape == (ATOMS[index[slot]], 3)
+def projected(kind, variables, features):
+    """The projected states [n, K] of all entities, from one call of the model with all of them padded."""
+    lengths = ATOMS if kind == "drug" else RESIDUES
+    index = jnp.arange(len(lengths))
+    batch = features.drugs(index, Shape(17, 16, 0)) if kind == "drug" else features.proteins(index, Shape(0, 0, 40))
+    project = jax.jit(lambda v: DrugBAN(CONFIG).apply(v, batch, index >= 0, method=f"project_{kind}")[0])
+    return [np.asarray(state[:n]) for state, n in zip(project(variables), lengths, strict=True)]
+
+
+def both_kinds(features):
+    return drug_entities(CONFIG, features, np.ones(5), 3, 2), protein_entities(CONFIG, features, 2)
+
+
+@pytest.mark.parametrize("kind", ["drug", "protein"])
+def test_states_land_in_their_places_and_are_those_of_the_model(features, kind, monkeypatch):
+    monkeypatch.setattr("jaxdti.inference.encode._positions", lambda: 40)  # two blocks of proteins
+    entities = both_kinds(features)[kind == "protein"]
+    lengths, variables = ATOMS if kind == "drug" else RESIDUES, init_variables(CONFIG, 0)
+    encode, blocks = make_encoder(CONFIG, features, entities), entities.blocks(np.arange(len(lengths))[::-1])
+    assert len(blocks) > 1
+    expected = projected(kind, variables, features)
+    grams = Grams(jnp.full((3, 9, 3), 7.0), jnp.full((9, 3), 7.0), jnp.full(9, 7))
+    rows, slot, placed = jnp.zeros((2 * sum(entities.rows) * len(blocks), 3)), 0, 5
+    for block in blocks:
+        grams = encode(variables, block, slot + np.arange(len(block.index), dtype=np.int32), grams)
+        rows = encode(variables, block, placed, rows)
+        for entity, start in zip(block.index.tolist(), block.start.tolist(), strict=True):
+            if entity < 0:
+                continue
+            v, first = expected[entity], placed + start
+            assert entities.counts[entity] == lengths[entity]
+            np.testing.assert_allclose(rows[first : first + lengths[entity]], v, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(grams.gram[:, slot], v.T @ v, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(grams.total[slot], v.sum(0), rtol=1e-4, atol=1e-5)
+            assert grams.count[slot] == lengths[entity]
+            slot += 1
+        placed += entities.rows[block.bucket]
+    assert slot == len(lengths)
+    assert (np.asarray(grams.gram)[:, slot:] == 7.0).all() and (np.asarray(grams.total)[slot:] == 7.0).all()
+
+
+def test_long_states_are_summed_in_steps(features, monkeypatch):
+    monkeypatch.setattr("jaxdti.inference.encode.GRAM_STEP", 7)
+    entities, variables = both_kinds(features)[1], init_variables(CONFIG, 0)
+    (block,) = entities.blocks(np.arange(3))
+    into = Grams(jnp.zeros((3, 3, 3)), jnp.zeros((3, 3)), jnp.zeros(3, jnp.int32))
+    grams = make_encoder(CONFIG, features, entities)(variables, block, np.arange(3, dtype=np.int32), into)
+    expected = projected("protein", variables, features)
+    for slot, entity in enumerate(block.index.tolist()):
+        v = expected[entity]
         np.testing.assert_allclose(grams.gram[:, slot], v.T @ v, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(grams.total[slot], v.sum(0), rtol=1e-4, atol=1e-5)
-    assert (np.asarray(grams.gram)[:, 5] == 7.0).all() and (np.asarray(grams.total)[5] == 7.0).all()
-
-    short = np.flatnonzero(entities.of_entity == 0)[::-1].copy()
-    assert len(short) == 3
-    projected = make_encoder(CONFIG, features, entities)(
-        variables, short, Projected(jnp.zeros((3, 8, 3)), jnp.zeros(3, jnp.int32))
-    )
-    assert projected.count.tolist() == [ATOMS[i] for i in short]
-    for slot, i in enumerate(short):
-        state = alone[index.tolist().index(i)].values[0]
-        np.testing.assert_allclose(projected.values[slot, : ATOMS[i]], state, rtol=1e-4, atol=1e-5)
-        assert not np.asarray(projected.values[slot, ATOMS[i] :]).any()
 
 
-@pytest.mark.parametrize(("kind", "shape"), [("drug", Shape(9, 8, 0)), ("protein", Shape(0, 0, 40))])
-def test_encoders_take_stacked_variables(features, kind, shape):
+@pytest.mark.parametrize("kind", ["drug", "protein"])
+def test_encoders_take_stacked_variables(features, kind):
+    entities = both_kinds(features)[kind == "protein"]
     single = [init_variables(CONFIG, seed) for seed in (0, 1)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *single)
-    index = jnp.array([1, -1, 0])
-    run = jax.jit(lambda variables: project(DrugBAN(CONFIG), kind, variables, features, index, shape))
-    together = jax.vmap(run)(stacked)
+    block = entities.blocks(np.array([1, 0]))[-1]
+    rows = lambda v: encoded_rows(
+        DrugBAN(CONFIG), "project", entities, block.bucket, v, features, block.index, block.start
+    )
+    together = jax.vmap(jax.jit(rows))(stacked)
     for replica, variables in enumerate(single):
-        alone = run(variables)
-        np.testing.assert_allclose(together.values[replica], alone.values, rtol=1e-5, atol=1e-5)
-        np.testing.assert_array_equal(together.count[replica], alone.count)
-        assert alone.count[1] == 0 and not np.asarray(alone.values[1]).any() and np.asarray(alone.values[0]).any()
+        alone = rows(variables)
+        np.testing.assert_allclose(together[replica], alone, rtol=1e-5, atol=1e-5)
+        real = np.zeros(len(alone), bool)
+        for entity, start in zip(block.index, block.start, strict=True):
+            real[start : start + entities.counts[entity]] = entity >= 0
+        assert real.any() and not real.all()
+        assert np.asarray(alone)[real].any() and not np.asarray(alone)[~real].any()

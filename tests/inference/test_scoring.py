@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jaxdti.data.features import build_store, featurize_smiles
 from jaxdti.data.interactions import InteractionTable
 from jaxdti.inference import encode, scoring
 from jaxdti.inference import pairs as pairs_module
-from jaxdti.inference.scoring import buckets_for, make_scorer, tiles
+from jaxdti.inference.scoring import buckets_for, make_scorer
 from jaxdti.models.drugban import DrugBAN, score
 from jaxdti.training.features import device_features
 from jaxdti.training.state import init_variables
@@ -135,18 +136,22 @@ def test_features_on_the_host_give_the_same_scores_and_come_batch_by_batch(
     buckets, sizes = buckets_for(CONFIG, table, store, 3, 4), []
     expected = make_scorer(CONFIG, device_features(store), table, buckets, 4, memory=40 * STATE)
     scorer = make_scorer(CONFIG, store, table, buckets, 4, memory=40 * STATE)
-    project = encode.project
+    rows = encode.encoded_rows
 
-    def watched(model, kind, variables, features, index, shape):
-        sizes.append((kind, len(index) * max(shape.atoms, shape.residues), features))
-        return project(model, kind, variables, features, index, shape)
+    def watched(model, method, entities, bucket, variables, features, index, start):
+        sizes.append((entities.kind, entities.shapes[bucket], len(index), features))
+        return rows(model, method, entities, bucket, variables, features, index, start)
 
-    monkeypatch.setattr(encode, "project", watched)
+    monkeypatch.setattr(encode, "encoded_rows", watched)
     found = scorer(variables, np.arange(30))
     assert {kind for kind, *_ in sizes} == {"drug", "protein"}
-    for kind, positions, features in sizes:  # of one batch of entities at their padded length, and of one kind
+    for kind, shape, count, features in sizes:  # of one block of entities at its size, and of one kind
         held = {name: len(getattr(features, name)) for name in ("atoms", "bonds", "residues")}
-        assert max(held.values()) == positions and (held["residues"] == 0) == (kind == "drug")
+        assert (held["residues"] == 0) == (kind == "drug")
+        if kind == "drug":
+            assert max(held.values()) == count * max(shape.atoms, shape.bonds)
+        else:
+            assert held["atoms"] == held["bonds"] == 0 and shape.residues <= held["residues"] < shape.residues + count
     np.testing.assert_array_equal(found, expected(variables, np.arange(30)))
     some = np.array([5, 0, 5, 7])
     np.testing.assert_array_equal(scorer(variables, some), expected(variables, some))
@@ -157,23 +162,27 @@ def encoded(monkeypatch, fresh_programs):
     """Lengths of the drugs and proteins that really pass the encoders, in two lists."""
     seen = {"drug": [], "protein": []}
 
-    def spy(kind, count, original):
+    def spy(kind, original):
         def method(self, batch, row_mask, **options):
-            jax.debug.callback(
-                lambda n, m: seen[kind].extend(np.asarray(n)[np.asarray(m)].tolist()), count(batch), row_mask
-            )
+            jax.debug.callback(partial(note, kind), batch.mask & row_mask[:, None])
             return original(self, batch, row_mask, **options)
 
         return method
 
-    monkeypatch.setattr(DrugBAN, "encode_drug", spy("drug", lambda b: b.atom_count, DrugBAN.encode_drug))
-    monkeypatch.setattr(DrugBAN, "encode_protein", spy("protein", lambda b: b.residue_count, DrugBAN.encode_protein))
+    def note(kind, mask):
+        for row in np.asarray(mask):  # proteins follow one another in a row
+            ends = np.flatnonzero(np.diff(row.astype(int), prepend=0, append=0))
+            seen[kind].extend((ends[1::2] - ends[::2]).tolist())
+
+    for kind in seen:
+        monkeypatch.setattr(DrugBAN, f"encode_{kind}", spy(kind, getattr(DrugBAN, f"encode_{kind}")))
     return seen
 
 
 @pytest.mark.parametrize("memory", [1 << 20, 4 * STATE], ids=["much", "little"])
-def test_every_entity_is_encoded_once(form, pairs, variables, encoded, memory):
+def test_every_entity_is_encoded_once(form, pairs, variables, encoded, memory, monkeypatch):
     table, store = pairs
+    monkeypatch.setattr(encode, "_positions", lambda: 160)
     rows = np.concatenate([np.arange(25), np.arange(20)])
     drugs, proteins = np.unique(table.drug[rows]), np.unique(table.protein[rows])
     scorer_of(pairs, memory=memory)(variables, rows)
@@ -181,37 +190,34 @@ def test_every_entity_is_encoded_once(form, pairs, variables, encoded, memory):
     assert sorted(encoded["protein"]) == sorted(store.residue_counts[proteins].tolist())
     if memory == 1 << 20:
         assert sorted(encoded["drug"]) == sorted(store.atom_counts[drugs].tolist())
-    else:  # the drugs do not fit into half of it
+    else:  # both take several tiles
         assert len(encoded["drug"]) > len(drugs)
         assert set(encoded["drug"]) == set(store.atom_counts[drugs].tolist())
 
 
 def test_programs_are_few_and_told_and_do_not_depend_on_what_is_scored(pairs, monkeypatch, capsys, fresh_programs):
-    pooled, decoded = [], []
-    attention, final = pairs_module.pooled_attention, pairs_module.score
-
-    def counted(v, q, *weights):
-        pooled.append((v.shape, q.shape))
-        return attention(v, q, *weights)
-
     monkeypatch.setattr(scoring, "choose_form", lambda *_: "pairwise")
-    monkeypatch.setattr(pairs_module, "pooled_attention", counted)
-    monkeypatch.setattr(pairs_module, "score", lambda logits: decoded.append(logits.shape) or final(logits))
-    scorer = scorer_of(pairs, count=2)
+    scorer = scorer_of(pairs, count=4)
     for seed in range(3):
         rows = np.random.default_rng(seed).permutation(30)[: 30 - 7 * seed]
         scorer(init_variables(CONFIG, seed), rows)
-    assert len(set(pooled)) <= 4 and len({v for v, _ in pooled}) == len({q for _, q in pooled}) == 2
-    assert len(pooled) <= 2 * len(set(pooled))  # a loop's body may be traced twice in one compilation
-    assert decoded == [(4, 1)]
     told = [line.rpartition(" in ")[0] for line in capsys.readouterr().err.splitlines()]
     assert len(told) == len(set(told)) and {line.split()[0] for line in told} == {"compiled"}
-    kinds = Counter(line.split()[1] for line in told)
-    assert kinds["encoder"] == 4 and kinds["attention"] == len(set(pooled)) + 1 and kinds["decoder"] == 1
+    # Two lengths of drugs: with one program a bucket in training, as many as two a bucket.
+    assert Counter(line.split()[1] for line in told) == {"encoder": 3, "attention": 1}
     monkeypatch.setattr(scoring, "choose_form", lambda *_: "gram")
     scorer(init_variables(CONFIG, 0), np.arange(30))
     kinds = Counter(line.split()[1] for line in capsys.readouterr().err.splitlines())
-    assert kinds == {"encoder": 4, "scores": 1}
+    assert kinds == {"encoder": 3, "scores": 1}
+
+
+def test_accelerators_give_the_same_scores(pairs, variables, expected, monkeypatch, capsys, fresh_programs):
+    """There all groups of one size are computed at once."""
+    monkeypatch.setattr(scoring, "choose_form", lambda *_: "pairwise")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_allclose(scorer_of(pairs)(variables, np.arange(30)), expected, atol=1e-5)
+    told = [line for line in capsys.readouterr().err.splitlines() if "attention" in line]
+    assert len(told) > 3 and all(" atoms, " in line for line in told)
 
 
 def test_the_cheaper_form_is_taken(pairs, variables, expected, monkeypatch):
@@ -262,9 +268,3 @@ def test_one_bucket_takes_every_row(form, pairs, variables, expected):
     table, store = pairs
     scorer = make_scorer(CONFIG, device_features(store), table, one_bucket(table, Shape(40, 48, 256)), 30)
     np.testing.assert_allclose(scorer(variables, np.arange(30)), expected, atol=1e-5)
-
-
-def test_tiles_hold_every_entity_once_and_one_kind():
-    kind = np.array([0, 1, 1, 0, 1, 1, 0])
-    found = tiles(np.array([6, 5, 4, 2, 0, 1]), kind, (4, 3))
-    assert [(key, members.tolist()) for key, members in found] == [(0, [6, 0]), (1, [5, 4, 2]), (1, [1])]
