@@ -137,6 +137,7 @@ def _pairwise(
     config, dtype = model.config, jnp.dtype(model.config.dtype)
     sizes, windows = group_sizes(int(drugs.counts.max())), residue_windows(proteins.counts)
 
+    @cache
     def program(sizes: tuple[int, ...], window: int | None):
         def name(variables, drugs, proteins, groups: Groups) -> str:
             each = f" of {sizes[0]} atoms, {window} residues" if window else ""
@@ -148,7 +149,7 @@ def _pairwise(
         counts, parts = (drugs.counts[drug], proteins.counts[protein]), []
         for key, groups in group_calls(grouped(counts[0], protein), counts, sizes, windows, batch_size):
             filled = filled_groups(groups, places, counts, key[0], batch_size)
-            parts.append((np.concatenate(groups), programs(*key)(variables, *states, filled)))
+            parts.append((np.concatenate(groups), program(*key)(variables, *states, filled)))
         scores = np.zeros(len(drug), np.float32)
         for members, part in parts:
             scores[members] = np.asarray(part)[: len(members)]
@@ -167,7 +168,6 @@ def _pairwise(
             score_tile,
         )
 
-    programs = cache(program)
     return score
 
 

@@ -14,6 +14,7 @@ import jaxdti.models.drugban
 from jaxdti.config import Config, ModelConfig
 from jaxdti.data.batches import Buckets, PairBatch, Shape, one_bucket
 from jaxdti.data.interactions import FeatureStore, InteractionTable
+from jaxdti.inference.encode import protein_entities
 from jaxdti.inference.scoring import make_scorer
 from jaxdti.layers.bilinear import BilinearAttention, pool_size
 from jaxdti.layers.graph import ATOM_FEATURE_WIDTHS, DrugBatch
@@ -177,6 +178,27 @@ def test_padding_and_filler_rows_change_nothing(base):
     plain = view(0, 0, np.nan)
     assert_same_view(plain, base.view)
     jax.tree.map(np.testing.assert_array_equal, view(2, 1, 1.0), plain)
+
+
+@pytest.mark.parametrize("kernels", [(3, 4), (3, 6, 9), (2, 5)])
+def test_proteins_end_to_end_do_not_touch(base, kernels):
+    """The gap is as wide as it has to be, and no wider."""
+    config = replace(TINY, protein_kernels=kernels)
+    variables, index = random_variables(config), np.int32([2, 0, 1])
+    encode = jax.jit(
+        lambda proteins, rows: DrugBAN(config).apply(variables, proteins, rows, method="encode_protein")[0]
+    )
+    padded = np.asarray(encode(base.features.proteins(index, SNUG), np.ones(3, bool)))
+    gap = protein_entities(config, base.features, 3).gap
+
+    def error(gap):
+        lengths = np.array(RESIDUE_COUNTS)[index]
+        start = np.int32(np.cumsum(lengths + gap) - lengths - gap)
+        rows = np.asarray(encode(base.features.proteins_end_to_end(index, start, 40), np.ones(1, bool)))[0]
+        parts = zip(padded, start, lengths, strict=True)
+        return max(np.abs(rows[first : first + n] - state[:n]).max() for state, first, n in parts)
+
+    assert error(gap) < 1e-5 < 1e-3 < error(gap - 1)
 
 
 def test_nothing_but_filler_is_finite_and_moves_nothing(base):

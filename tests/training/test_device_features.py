@@ -58,6 +58,19 @@ def test_gathered_entities_equal_slices_of_the_store(shape):
         assert (proteins.residues[row, len(residues) :] == 0).all()
 
 
+def test_proteins_lie_end_to_end():
+    source = store()
+    place = functools.partial(jax.jit, static_argnames="length")(DeviceFeatures.proteins_end_to_end)
+    found = place(device_features(source), np.int32([1, 2, 0, -1]), np.int32([0, 9, 12, 16]), length=16)
+    slices = [source.residues[slice(*source.residue_offsets[i : i + 2])] for i in (1, 2, 0)]
+    expected = np.zeros(16, np.uint8)
+    expected[:7], expected[9:10], expected[12:16] = slices
+    np.testing.assert_array_equal(found.residues, expected[None])
+    np.testing.assert_array_equal(np.flatnonzero(found.mask), [*range(7), 9, *range(12, 16)])
+    alone = place(device_features(source), np.int32([2]), np.int32([3]), length=5)
+    np.testing.assert_array_equal(np.flatnonzero(alone.mask), [3])
+
+
 def test_drugs_without_any_bond():
     features = device_features(store(bond_counts=(0, 0, 0)))
     drugs, _ = gather(features, np.int32([0, 2]), np.int32([0, 0]), SHAPES[0])
