@@ -132,9 +132,7 @@ def choose_form(
 # The pairs of a protein go through the attention in groups, their atoms one under the other: products with few rows are
 # slow, and those of 24 times as many are fastest (benchmarks/README.md).
 _ATOMS = (24, 48, 72, 96)
-_MORE_ATOMS = 96  # drugs with more than that are alone, at multiples of this
 _MOST_PAIRS = 16
-PAIRS_A_GROUP = 4  # what a call has room for, on average
 _MOST_WINDOWS = 4  # lengths of proteins on accelerators
 _RESIDUES, _LAST_RESIDUES = 384, 128  # that many at a time on CPU, and of those that are left
 
@@ -152,9 +150,17 @@ class Groups(flax.struct.PyTreeNode):
     residues: Array  # int32 [N]
 
 
+def pair_room(groups: int) -> int:
+    """Pairs that a call of so many groups has room for: four a group, and at least a full group."""
+    return max(4 * groups, _MOST_PAIRS)
+
+
 def group_sizes(most_atoms: int) -> tuple[int, ...]:
-    """Padded numbers of atoms of a group, ascending, where no drug has more than ``most_atoms``."""
-    return *_ATOMS, *range(2 * _MORE_ATOMS, most_atoms + _MORE_ATOMS, _MORE_ATOMS)
+    """Padded numbers of atoms of a group, ascending; drugs have at most ``most_atoms``, and large ones are alone."""
+    step, largest = _ATOMS[0], _ATOMS[-1]
+    if most_atoms <= largest:
+        return _ATOMS
+    return *_ATOMS, *range(2 * largest, most_atoms, largest), -(-most_atoms // step) * step
 
 
 def grouped(atoms: np.ndarray, protein: np.ndarray) -> list[np.ndarray]:
@@ -197,7 +203,7 @@ def group_calls(
     windows: tuple[int, ...],
     most: int,
 ) -> list[tuple[Program, list[np.ndarray]]]:
-    """Each call's program and groups: at most ``most`` of them, and pairs four times as many.
+    """Each call's program and groups: at most ``most`` of them, with no more pairs than there is room for.
 
     Args:
       groups: those of ``grouped``.
@@ -212,7 +218,7 @@ def group_calls(
     calls: list[tuple[Program, list[np.ndarray]]] = []
     last, pairs = -1, 0
     for i in np.argsort(key, kind="stable"):
-        if key[i] != last or len(calls[-1][1]) == most or pairs + len(groups[i]) > most * PAIRS_A_GROUP:
+        if key[i] != last or len(calls[-1][1]) == most or pairs + len(groups[i]) > pair_room(most):
             size, window = divmod(int(key[i]), max(len(windows), 1))
             calls.append((((sizes[size],), windows[window]) if windows else (sizes, None), []))
             pairs = 0
@@ -236,9 +242,9 @@ def filled_groups(
       sizes: of the call's program.
     """
     rows, member = np.full((2, most, sizes[-1]), -1, np.int32)
-    pairs = np.full((most, _MOST_PAIRS), most * PAIRS_A_GROUP, np.int32)
+    pairs = np.full((most, _MOST_PAIRS), pair_room(most), np.int32)
     start, count, size = np.zeros((3, most), np.int32)
-    of_pair = np.zeros((2, most * PAIRS_A_GROUP), np.int32)
+    of_pair = np.zeros((2, pair_room(most)), np.int32)
     done = 0
     for g, group in enumerate(groups):
         atoms, first, end = counts[0][group], group[0], done + len(group)

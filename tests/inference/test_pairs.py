@@ -154,14 +154,15 @@ def test_groups_hold_every_pair_once_and_one_protein(data):
         calls = group_calls(groups, counts, sizes, windows, 3)
         assert sorted(i for _, part in calls for group in part for i in group) == list(range(len(proteins)))
         for (call_sizes, window), part in calls:
-            assert len(part) <= 3 and sum(map(len, part)) <= max(12, len(part[0]))
+            assert len(part) <= 3 and sum(map(len, part)) <= 16
             assert max(atoms[group].sum() for group in part) <= call_sizes[-1]
             assert (call_sizes, window) == (sizes, None) if not windows else len(call_sizes) == 1 and window == 16
 
 
 def test_sizes_of_groups_hold_the_largest_drug():
     assert group_sizes(1) == group_sizes(96) == (24, 48, 72, 96)
-    assert group_sizes(97) == (24, 48, 72, 96, 192) and group_sizes(290)[-1] == 384
+    assert group_sizes(97) == (24, 48, 72, 96, 120) and group_sizes(192) == (24, 48, 72, 96, 192)
+    assert group_sizes(290) == (24, 48, 72, 96, 192, 288, 312)
 
 
 @pytest.mark.parametrize("pool", ["sum", "sqrt", "mean"])

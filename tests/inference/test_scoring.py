@@ -110,7 +110,7 @@ def scorer_of(pairs, count=3, batch=4, config=CONFIG, **options):
     return make_scorer(config, device_features(store), table, buckets, batch, **options)
 
 
-@pytest.mark.parametrize(("count", "batch"), [(1, 64), (3, 4)])
+@pytest.mark.parametrize(("count", "batch"), [(1, 64), (3, 4), (3, 1)])
 def test_scores_come_in_the_order_of_the_rows_and_do_not_depend_on_the_batches(
     form, pairs, variables, expected, count, batch
 ):
