@@ -4,6 +4,9 @@ import gc
 import os
 from pathlib import Path
 
+# LLVM's optimisation takes a tenth of the tests' time, and they compute little. XLA's own passes are as for users.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+
 import jax
 import jax._src.compiler as jax_compiler
 import pytest

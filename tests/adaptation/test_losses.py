@@ -96,9 +96,8 @@ def run(request):
         def value(features, logits, w, mask, strength):
             return case.loss(Domains(features=features, logits=logits, mask=mask), make, w, strength)
 
-        options = {"xla_backend_optimization_level": 0}  # half the compilation
         both = jax.value_and_grad(value, argnums=(0, 1, 2))
-        return jax.jit(jax.vmap(both) if together else both, compiler_options=options)
+        return jax.jit(jax.vmap(both) if together else both)
 
     return compiled
 

@@ -1,7 +1,6 @@
 """Published weights: conversion, reading, and the recorded numbers of the published code within its tolerances."""
 
 import csv
-import functools
 import io
 import itertools
 import sys
@@ -369,7 +368,7 @@ def stepped(recorded, evaluate):
     tx = optax.adam(5e-5, b1=BETA1, b2=0.999, eps=1e-8)
     step = make_train_step(objective, tx)
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # half the compilation
+    @jax.jit
     def run(state, batch):
         logits, _ = DrugBAN(PUBLISHED).apply(
             {"params": state.params, "batch_stats": state.batch_stats},

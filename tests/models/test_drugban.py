@@ -36,7 +36,6 @@ TINY = ModelConfig(
     dropout=0.0,
 )
 ROWS = 5
-OPTIONS = {"xla_backend_optimization_level": 0}  # spares half of the compilation; XLA's own passes still run
 ATOM_COUNTS = (7, 1, 4, 6)
 RESIDUE_COUNTS = (13, 2, 9)
 SNUG = Shape(7, 8, 13)  # coprime, so that the size of an array tells what its axes are
@@ -111,7 +110,7 @@ def program(config, shape, rows):
     variables, batch = random_variables(config), random_batch()
     batch = jax.tree.map(lambda x: np.resize(x, rows), batch)
     view = functools.partial(train_view, config, shape)
-    return jax.jit(view).lower(variables, device_features(random_store()), batch).compile(OPTIONS)
+    return jax.jit(view).lower(variables, device_features(random_store()), batch).compile()
 
 
 @pytest.fixture(scope="module")
@@ -214,9 +213,7 @@ def test_vmapped_variables_equal_one_by_one(base):
     other = random_variables(TINY, seed=9)
     stacked = jax.tree.map(lambda *x: np.stack(x), base.variables, other)
     view = functools.partial(train_view, TINY, SNUG)
-    together = jax.jit(jax.vmap(view, in_axes=(0, None, None)), compiler_options=OPTIONS)(
-        stacked, base.features, base.batch
-    )
+    together = jax.jit(jax.vmap(view, in_axes=(0, None, None)))(stacked, base.features, base.batch)
     alone = jax.device_get(program(TINY, SNUG, ROWS)(other, base.features, base.batch))
     for i, expected in enumerate((base.view, alone)):
         assert_same_view(jax.tree.map(lambda x, i=i: np.asarray(x[i]), together), expected)
@@ -302,7 +299,7 @@ def test_scores_do_not_depend_on_buckets_or_company(base, all_pairs):
 @pytest.fixture(scope="module")
 def attend():
     """``attend(variables, drug batch, protein batch)``: the summed map."""
-    return jax.jit(lambda *arguments: DrugBAN(TINY).apply(*arguments, method="attention"), compiler_options=OPTIONS)
+    return jax.jit(lambda *arguments: DrugBAN(TINY).apply(*arguments, method="attention"))
 
 
 def test_attention_follows_atoms_and_residues(base, attend):
