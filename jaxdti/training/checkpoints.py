@@ -69,7 +69,10 @@ class Checkpoints:
             self._manager.reload()
             return found
         step, reason = next(iter(reasons.items()))
-        raise DataError(f"{self._directory}: no checkpoint can be read; the last one, {step}, is damaged ({reason})")
+        raise DataError(
+            f"{self._directory}: no checkpoint can be read; the last one, {step}, is damaged or of another version of "
+            f"jaxdti ({reason})"
+        )
 
     def _restore(self, step: int, state: Any, best: Any) -> tuple[Any, Any, dict[str, Any]]:
         restored = self._manager.restore(
