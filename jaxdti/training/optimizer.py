@@ -45,8 +45,7 @@ def make_optimizer(
     """
     schedule = _schedule(config, steps_per_epoch)
     clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
-    # As one vector: a program has some fifty parameters, and every operation on each would be compiled by itself.
-    adam = optax.flatten(optax.chain(*clip, optax.scale_by_adam()))
+    adam = optax.chain(*clip, optax.scale_by_adam())
 
     def init(params: chex.ArrayTree) -> ScheduledState:
         return ScheduledState(adam.init(params), jnp.zeros((), jnp.int32))

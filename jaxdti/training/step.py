@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import optax
 from jax import Array
@@ -37,7 +36,7 @@ def make_train_step(objective: Objective, tx: optax.GradientTransformation) -> S
             return objective(state.replace(params=params).variables, batch, rng, hyper)
 
         (loss, (batch_stats, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        grad_norm = jnp.linalg.norm(jax.flatten_util.ravel_pytree(grads)[0])
+        grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params, hyper=hyper)
         present = jnp.any(batch.row_mask)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)

@@ -231,12 +231,12 @@ def test_the_replicas_that_fit_are_extrapolated_from_two_programs(tiny_config, m
         return measured[replicas][0]
 
     monkeypatch.setattr(sweeping, "_program_bytes", recorded)
-    monkeypatch.setattr(sweeping, "_memory_budget", lambda: 3_000_000)
+    monkeypatch.setattr(sweeping, "_memory_budget", lambda: 1_000_000)
     fitting = replicas_that_fit(config, dataset)
     _, method, features, shape = measured[1]
-    budget = 3_000_000 - sum(x.nbytes for x in jax.tree.leaves(features))
+    budget = 1_000_000 - sum(x.nbytes for x in jax.tree.leaves(features))
     # As many do fit, and not many more would.
-    assert fitting > 8 and real(method, config, features, shape, fitting) == pytest.approx(budget, rel=0.2)
+    assert fitting > 2 and real(method, config, features, shape, fitting) == pytest.approx(budget, rel=0.2)
 
 
 def test_half_of_the_memory_may_be_taken_on_cpu():
