@@ -214,8 +214,9 @@ def encoded_rows(
         batch = features.drugs(safe, shape) if entities.kind == "drug" else features.proteins(safe, shape)
     else:
         valid, batch = jnp.ones(1, bool), features.proteins_end_to_end(index, start, shape.residues)
-    values: Any = model.apply(variables, batch, valid, method=f"{method}_{entities.kind}")
-    return values[0].reshape(-1, values[0].shape[-1])
+    found: Any = model.apply(variables, batch, valid, method=f"{method}_{entities.kind}")
+    values, _ = found
+    return values.reshape(-1, values.shape[-1])
 
 
 def _put_grams(into: Grams, slots: Array, rows: Array, index: Array, start: Array, count: Array, step: int) -> Grams:

@@ -110,9 +110,9 @@ def choose_form(
     pairwise  4 K sum_pairs A L
     gram      2 K^2 (sum_drugs A + sum_proteins L + D P)
 
-    where D P counts whole tiles, wanted or not, so the Gram form pays where many of the possible
-    pairs are wanted: all proteins of 600 residues with all of 20 drugs or more. Where drugs take several tiles, their
-    states are built once a protein tile.
+    where D P counts whole tiles, wanted or not, so the Gram form pays where many of the possible pairs are wanted: all
+    proteins of 600 residues with all of 20 drugs or more. Where drugs take several tiles, their states are built once a
+    protein tile.
 
     Args:
       drug_rows, protein_rows: int [D], [P], rows of the states of the distinct entities.
@@ -211,9 +211,8 @@ def group_calls(
     """
     key = np.zeros(len(groups), int)
     if windows:
-        atoms, residues = (
-            np.array([x[group].sum() if x is counts[0] else x[group[0]] for group in groups]) for x in counts
-        )
+        atoms = [counts[0][group].sum() for group in groups]
+        residues = [counts[1][group[0]] for group in groups]
         key = np.searchsorted(sizes, atoms) * len(windows) + np.searchsorted(windows, residues)
     calls: list[tuple[Program, list[np.ndarray]]] = []
     last, pairs = -1, 0
@@ -245,16 +244,21 @@ def filled_groups(
     pairs = np.full((most, _MOST_PAIRS), pair_room(most), np.int32)
     start, count, size = np.zeros((3, most), np.int32)
     of_pair = np.zeros((2, pair_room(most)), np.int32)
-    done = 0
-    for g, group in enumerate(groups):
-        atoms, first, end = counts[0][group], group[0], done + len(group)
-        last = np.cumsum(atoms)
-        rows[g, : last[-1]] = np.repeat(places[0][group] - (last - atoms), atoms) + np.arange(last[-1])
-        member[g, : last[-1]] = np.repeat(np.arange(len(group)), atoms)
-        pairs[g, : len(group)] = np.arange(done, end)
-        start[g], count[g], size[g] = places[1][first], counts[1][first], np.searchsorted(sizes, last[-1])
-        of_pair[:, done:end] = atoms, counts[1][group]
-        done = end
+    members, lengths = np.concatenate(groups), np.array([len(group) for group in groups])
+    first = np.cumsum(lengths) - lengths  # pair of each group
+    group = np.repeat(np.arange(len(groups)), lengths)  # of each pair
+    number = np.arange(len(members)) - first[group]  # of each pair in its group
+    atoms = counts[0][members]
+    before = np.cumsum(atoms) - atoms  # atoms of the pairs before
+    pair = np.repeat(np.arange(len(members)), atoms)  # of each atom
+    atom, own = np.arange(len(pair)), group[pair]
+    rows[own, atom - before[first][own]] = places[0][members][pair] + atom - before[pair]
+    member[own, atom - before[first][own]] = number[pair]
+    pairs[group, number] = np.arange(len(members))
+    used, of_group = len(groups), members[first]
+    start[:used], count[:used] = places[1][of_group], counts[1][of_group]
+    size[:used] = np.searchsorted(sizes, np.add.reduceat(atoms, first))
+    of_pair[:, : len(members)] = atoms, counts[1][members]
     arrays: Any = rows, member, pairs, start, count, size, *of_pair
     return Groups(*arrays)
 

@@ -165,14 +165,14 @@ class DrugBAN(nn.Module):
         return joint, self.decoder(joint.astype(jnp.dtype(self.config.dtype)), row_mask, train=train)
 
     def project_drug(self, drug: DrugBatch, row_mask: Array) -> tuple[Array, Array]:
-        """V [B, atoms, K], all that any pair needs of these drugs, and the int32 [B] atoms that pooling counts."""
+        """V [B, atoms, K], all that any pair needs of these drugs, and the mask [B, atoms]."""
         atoms, mask = self.encode_drug(drug, row_mask)
-        return self.bilinear.project_drug(atoms, mask), mask.sum(1)
+        return self.bilinear.project_drug(atoms, mask), mask
 
     def project_protein(self, protein: ProteinBatch | ProteinsEndToEnd, row_mask: Array) -> tuple[Array, Array]:
-        """Q [B, residues, K], all that any pair needs of these proteins, and the int32 [B] residues that count."""
+        """Q [B, residues, K], all that any pair needs of these proteins, and the mask [B, residues]."""
         residues, mask = self.encode_protein(protein, row_mask)
-        return self.bilinear.project_protein(residues, mask), mask.sum(1)
+        return self.bilinear.project_protein(residues, mask), mask
 
     def folded_heads(self) -> tuple[Array, Array]:
         """w float32 [K] and b float32 [] of the attention."""
