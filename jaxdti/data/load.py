@@ -60,6 +60,11 @@ def load_data(data: DataConfig, task: str) -> Dataset:
     named = [f"data.{name}" for name in ("dataset", *keys.values(), "table") if getattr(data, name)]
     if sum((bool(data.dataset), bool(files), bool(data.table))) > 1:
         raise DataError(f"{' and '.join(named)} are set: a dataset, given parts and a table exclude each other")
+    if data.split_file and data.split != DataConfig.split:
+        raise DataError(
+            f"data.split={data.split} and data.split_file={data.split_file} are both set: the file says which rows are "
+            "in which part; leave one of them out"
+        )
     if data.dataset == EMBEDDED:
         dataset = _planted(data, task)
     elif data.dataset:

@@ -212,6 +212,7 @@ def test_one_table_is_split_by_cluster_here(files):
         ({"validation": "a.csv", "test": "b.csv"}, r"\(data.validation and data.test set\)"),
         ({"dataset": "planted", "table": "a.csv"}, "data.dataset and data.table are set: .* exclude each other"),
         ({"train": "a.csv", "test": "b.csv", "table": "c.csv"}, "data.train and data.test and data.table are set"),
+        ({"table": "a.csv", "split": "scaffold", "split_file": "b.json"}, "split_file=b.json are both set"),
         ({"dataset": "human/randon"}, "human/random"),
         ({"table": "nowhere.csv"}, "nowhere.csv"),
         ({"train": "nowhere.csv", "test": "nowhere.csv"}, "nowhere.csv"),
