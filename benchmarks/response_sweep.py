@@ -215,7 +215,7 @@ def torch_autoencoder(study, pre, steps: int, threads: int):
             rebuilt = decoder(torch.cat([private, both], -1))
             loss = ((rebuilt - torch.cat([x, y])) ** 2).mean()
             for part in (slice(0, len(x)), slice(len(x), None)):
-                loss = loss + pre.orthogonality * ((both[part].T @ private[part]) ** 2).mean()
+                loss = loss + pre.orthogonality[0] * ((both[part].T @ private[part]) ** 2).mean()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()

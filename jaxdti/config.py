@@ -429,11 +429,11 @@ class PretrainingConfig:
     epochs: tuple[int, ...] = (100,)
     """passes over the larger domain; all but the longest are snapshots of one run"""
     adversarial_epochs: tuple[int, ...] = (50,)
-    """codeae_adv: further passes with the critic, after the longest of epochs; likewise"""
+    """codeae_adv: further passes with the critic, after each of epochs; likewise"""
     batch_size: int = 64
     """samples a step of each domain"""
     learning_rate: tuple[float, ...] = (1e-3,)
-    """AdamW"""
+    """AdamW; 1e-4 in the paper"""
     adversarial_learning_rate: tuple[float, ...] = (1e-4,)
     """codeae_adv: RMSprop, of both players"""
     dropout: tuple[float, ...] = (0.1,)
@@ -442,7 +442,7 @@ class PretrainingConfig:
     """decoupled"""
     reconstruction: str = "squared"
     """squared | absolute | euclidean | elastic"""
-    orthogonality: float = 1.0
+    orthogonality: tuple[float, ...] = (1.0,)
     """weight of mean((S^T P)^2)"""
     alignment: tuple[float, ...] = (1.0,)
     """weight of MMD, CORAL, the reversed classifier, the critic or the confounder's adversary"""
@@ -466,14 +466,14 @@ class PretrainingConfig:
             ):
                 rising = "" if name == "widths" else ", each larger than the one before,"
                 raise ValueError(f"{path}.{name}={values!r}: one or more whole numbers above 0{rising} are expected")
-        for name in ("latent", "batch_size", "critic_steps"):
-            _between(f"{path}.{name}", getattr(self, name), 1)
-        for name in ("learning_rate", "adversarial_learning_rate", "dropout", "alignment"):
+        for name, least in (("latent", 2), ("batch_size", 1), ("critic_steps", 1)):
+            _between(f"{path}.{name}", getattr(self, name), least)
+        for name in ("learning_rate", "adversarial_learning_rate", "dropout", "alignment", "orthogonality"):
             if not (values := getattr(self, name)):
                 raise ValueError(f"{path}.{name}={values!r}: one or more numbers are expected")
             for value in values:
                 _between(f"{path}.{name}", value, 0.0, 0.95 if name == "dropout" else math.inf)
-        for name in ("weight_decay", "orthogonality", "divergence", "gradient_penalty"):
+        for name in ("weight_decay", "divergence", "gradient_penalty"):
             _between(f"{path}.{name}", getattr(self, name), 0.0)
         _between(f"{path}.corruption", self.corruption, 0.0, 1.0)
 
@@ -598,8 +598,25 @@ class ResponseConfig:
         _between("response.seed", self.seed, 0, 2**31 - 1 - self.seeds)
         if self.clip is not None and not (0 < self.clip < math.inf):
             raise ValueError(f"response.clip={self.clip!r}: must be above 0")
+        self._check_unused()
         if self.dataset is not None:
             self._check_dataset(self.dataset)
+
+    def _check_unused(self) -> None:
+        """Refuses names that nothing would read."""
+        for name, used, reason in (
+            ("thresholds", self.source_kind == "continuous", "response.source_kind=binary has labels already"),
+            ("target_value_column", self.target_response or self.dataset, "response.target_response is not given"),
+            ("date_column", self.target_response or self.dataset, "response.target_response is not given"),
+            (
+                "date_column",
+                self.target_kind == "binary",
+                "repeated continuous responses are averaged",
+            ),
+            ("confounder_column", self.confounders or self.dataset, "response.confounders is not given"),
+        ):
+            if (value := getattr(self, name)) is not None and not used:
+                raise ValueError(f"response.{name}={value!r} would not be read: {reason}")
 
     def _check_dataset(self, dataset: str) -> None:
         """Refuses what would be ignored beside a dataset, and a kind that would turn the sign."""

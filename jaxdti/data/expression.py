@@ -4,6 +4,7 @@ Source samples are cell lines, target samples patients. Nothing is dropped in si
 given back as ``LeftOut``, with the reason.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,9 @@ class ExpressionFile:
         self._file = TableFile(path)
         self.path = path
         wanted = Wanted("sample", "response.sample_column", sample_column, SAMPLE_NAMES, required=False)
-        self.sample_column = named_or_usual(self._file.columns, wanted, path) or self._file.columns[0]
+        usual = named_or_usual(self._file.columns, wanted, path)
+        self.unnamed = usual is None  # no column says that it holds sample names
+        self.sample_column = usual or self._file.columns[0]
         self.columns: dict[str, str] = {}  # gene symbol -> column
         for name in self._file.columns:
             if name == self.sample_column:
@@ -69,10 +72,16 @@ class ExpressionFile:
         """The values of these genes, in this order.
 
         Raises:
-          DataError: a cell is neither a finite number (float32) nor empty, or a sample occurs twice or has no name.
+          DataError: a cell is neither a finite number (float32) nor empty, a sample occurs twice or has no name, or the
+            first column, in the place of sample names, holds fractions.
         """
         table = self._file.read([self.sample_column, *(self.columns[gene] for gene in genes)])
         samples = text_column(table, self.sample_column)
+        if self.unnamed and all(map(_is_fraction, samples)):
+            raise DataError(
+                f"{self.path}: no column of sample names: the first, {self.sample_column!r}, holds values such as "
+                f"{samples[0]!r}; add one, or name it with response.sample_column"
+            )
         names, counts = np.unique(samples.astype(str), return_counts=True)
         if counts.max() > 1 or "" in names:
             twice = "a sample without a name" if "" in names else f"the sample {str(names[counts.argmax()])!r} twice"
@@ -98,6 +107,14 @@ class ExpressionFile:
         if column not in self._file.columns:
             raise DataError(f"{self.path}: no column {column!r} (response.group_column)")
         return text_column(self._file.read([column]), column)
+
+
+def _is_fraction(text: str) -> bool:
+    """A number that is not a whole one, as expression is and no identifier of a sample."""
+    try:
+        return "." in text and math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def named_or_usual(columns: Sequence[str], wanted: Wanted, path: Path) -> str | None:

@@ -206,6 +206,9 @@ def _read(config: ResponseConfig, lines: list[str], left_out: list[LeftOut]) -> 
     assert config.source_expression and config.target_expression and config.source_response
     source = ExpressionFile(Path(config.source_expression), config.sample_column)
     target = ExpressionFile(Path(config.target_expression), config.sample_column)
+    for file in (source, target):
+        if file.unnamed:
+            lines.append(f"{file.path}: sample names are taken from its first column, {file.sample_column!r}")
     groups = None
     if config.group_column:
         groups = target.group(config.group_column)
@@ -367,13 +370,16 @@ def _measured_rows(config: ResponseConfig, response: np.ndarray) -> np.ndarray:
     Both protocols of a run share one matrix; to leave a few samples out costs the transductive one little.
 
     Raises:
-      DataError: none is left.
+      DataError: fewer than two are left.
     """
     rows = np.ones(len(response), bool)
     if "inductive" in config.protocols:
         rows = ~np.any(np.isfinite(response), 1)
-        if not rows.any():
-            raise DataError("response.protocols: inductive: every target sample has a response, none is left")
+        if rows.sum() < 2:
+            raise DataError(
+                f"response.protocols: inductive: {np.sum(~rows)} of {len(rows)} target samples have a response; the "
+                "scale of the genes needs at least two without"
+            )
     return rows
 
 

@@ -200,13 +200,16 @@ def within_groups(
 def domain_accuracy(source: np.ndarray, target: np.ndarray, seed: int = 0) -> float:
     """How well a logistic regression tells the domains apart by codes [N, D] and [M, D]: balanced accuracy.
 
-    0.5 is chance. Two halves, each scored by the model of the other.
+    0.5 is chance. Two halves of each domain, both scored by the model of the others. NaN where a domain has one sample.
     """
+    if min(len(source), len(target)) < 2:
+        return float("nan")
     x = np.concatenate([source, target])
     scale = x.std(0)
     x = (x - x.mean(0)) / np.where(scale > 0, scale, 1.0)
     domain = np.repeat([0, 1], [len(source), len(target)])
-    half = np.random.default_rng(seed).permutation(len(x)) % 2
+    rng = np.random.default_rng(seed)
+    half = np.concatenate([rng.permutation(len(part)) % 2 for part in (source, target)])
     called = np.empty_like(domain)
     for side in (0, 1):
         model = LogisticRegression(class_weight="balanced", max_iter=1000)

@@ -8,7 +8,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from jaxdti.config import PretrainingConfig, ResponseConfig, TrainingConfig
 from jaxdti.training.loop import Interrupted, NonFiniteLoss
 from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.response_objectives import (
+    SEPARATING,
     AdversarialState,
     ProfileBatch,
     Profiles,
@@ -50,19 +51,15 @@ class Setting:
     seed: int
     dropout: float
     learning_rate: float
+    orthogonality: float = 0.0
     alignment: float = 0.0
     adversarial_learning_rate: float = 0.0
+    reconstruction_epochs: int = 0  # of codeae_base, which codeae_adv continues
 
     @property
     def base(self) -> "Setting":
         """The reconstruction run that codeae_adv continues."""
-        return Setting(
-            method=BASE,
-            protocol=self.protocol,
-            seed=self.seed,
-            dropout=self.dropout,
-            learning_rate=self.learning_rate,
-        )
+        return replace(self, method=BASE, alignment=0.0, adversarial_learning_rate=0.0, reconstruction_epochs=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,20 +76,20 @@ class Snapshot:
 def settings_of(method: str, config: ResponseConfig) -> tuple[Setting, ...]:
     """All combinations of what may differ between the replicas of a method."""
     pre, seeds = config.pretraining, range(config.seed, config.seed + config.seeds)
-    alignments = pre.alignment if method in _ALIGNED else (0.0,)
-    adversarial = pre.adversarial_learning_rate if method == ADVERSARIAL else (0.0,)
-    combinations = itertools.product(config.protocols, seeds, pre.dropout, pre.learning_rate, alignments, adversarial)
+    adversarial = method == ADVERSARIAL
+    choices = {
+        "protocol": config.protocols,
+        "reconstruction_epochs": pre.epochs if adversarial else (0,),
+        "seed": seeds,
+        "dropout": pre.dropout,
+        "learning_rate": pre.learning_rate,
+        "orthogonality": pre.orthogonality if method in SEPARATING else (0.0,),
+        "alignment": pre.alignment if method in _ALIGNED else (0.0,),
+        "adversarial_learning_rate": pre.adversarial_learning_rate if adversarial else (0.0,),
+    }
     return tuple(
-        Setting(
-            method=method,
-            protocol=protocol,
-            seed=seed,
-            dropout=dropout,
-            learning_rate=rate,
-            alignment=alignment,
-            adversarial_learning_rate=adversarial_rate,
-        )
-        for protocol, seed, dropout, rate, alignment, adversarial_rate in combinations
+        Setting(method=method, **dict(zip(choices, values, strict=True)))
+        for values in itertools.product(*choices.values())
     )
 
 
@@ -105,7 +102,7 @@ def pretrain(
     folder: Path,
     stopped: list[int],
     say: Callable[[str], None],
-    start: Snapshot | None = None,
+    start: Sequence[Snapshot] = (),
 ) -> list[Snapshot]:
     """Trains the settings of one method; what ``folder`` already holds is not trained again.
 
@@ -115,8 +112,8 @@ def pretrain(
       confounders: number of categories, for adae.
       folder: snapshots and the state under way are kept here.
       stopped: receives signals; the state is saved at the next look, and ``Interrupted`` raised.
-      start: for codeae_adv, the snapshot of codeae_base that holds every ``setting.base``; what failed there has
-        failed here.
+      start: for codeae_adv, the snapshots of codeae_base, of every ``setting.reconstruction_epochs`` and
+        ``setting.base``; what failed there has failed here.
 
     Raises:
       NonFiniteLoss: every setting has failed.
@@ -215,7 +212,7 @@ def _hyper(setting: Setting, config: PretrainingConfig, adversarial: bool) -> di
         "dropout": setting.dropout,
         "learning_rate": setting.adversarial_learning_rate if adversarial else setting.learning_rate,
         "weight_decay": config.weight_decay,
-        "orthogonality": config.orthogonality,
+        "orthogonality": setting.orthogonality,
         "alignment": setting.alignment,
     }
     return {name: np.asarray(value, np.float32) for name, value in values.items()}
@@ -238,7 +235,7 @@ def _programs(
     profiles: Profiles,
     confounders: int,
     config: PretrainingConfig,
-    start: Snapshot | None,
+    start: Sequence[Snapshot],
 ) -> tuple[Any, Callable[..., tuple[Any, dict[str, Any]]], int]:
     """Fresh states stacked on axis 0, the program ``run(states, batches, profiles)``, and batches a step."""
     method, genes = settings[0].method, profiles.source.shape[-1]
@@ -247,11 +244,15 @@ def _programs(
     hyper = jax.tree.map(lambda *leaves: np.stack(leaves), *(_hyper(s, config, adversarial) for s in settings))
     fresh = lambda seed: init_params(method, genes, confounders, config, jax.random.PRNGKey(seed))
     if adversarial:
-        assert start is not None
         tx = make_rmsprop()
-        rows = np.array([start.settings.index(setting.base) for setting in settings])
-        pretrained = jax.tree.map(lambda x: x[rows], start.params)
-        failed = start.failed[rows].astype(np.int32)  # what did not survive the reconstruction is no start
+        after = {snapshot.epochs: snapshot for snapshot in start}
+        places = [
+            (after[s.reconstruction_epochs], after[s.reconstruction_epochs].settings.index(s.base)) for s in settings
+        ]
+        own = [jax.tree.map(lambda x, row=row: x[row], snapshot.params) for snapshot, row in places]
+        pretrained = jax.tree.map(lambda *leaves: np.stack(leaves), *own)
+        # What did not survive the reconstruction is no start.
+        failed = np.array([snapshot.failed[row] for snapshot, row in places], np.int32)
 
         def begin(seed, hyper, params, failed):
             model = _state(params, tx, seed, hyper).replace(first_bad=failed)
@@ -274,6 +275,12 @@ def _programs(
         jax.jit(map_replicas(one, (0, 0, None)), donate_argnums=0),
         config.critic_steps + 1 if adversarial else 1,
     )
+
+
+def _model(snapshot: Snapshot, setting: Setting) -> tuple[Any, int]:
+    """The parameters of one setting, and the step at which it failed, if it did."""
+    row = snapshot.settings.index(setting)
+    return jax.tree.map(lambda x: x[row], snapshot.params), int(snapshot.failed[row])
 
 
 def _model_params(state: Any) -> Any:

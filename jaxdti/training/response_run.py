@@ -69,12 +69,17 @@ def respond(config: Config, output: Path, *, overwrite: bool = False) -> dict[st
 
 def _begin(config: Config, output: Path, study: Study) -> None:
     """A new directory with all that resuming needs."""
-    data = {"sha256": study.identity(), "drugs": list(study.drugs), "summary": study.lines}
-    columns = {name: [getattr(item, name) for item in study.left_out] for name in ("what", "name", "reason")}
     with new_directory(output):
         save_config(config, output / "config.yaml")
-        write_json(output / "data.json", data)
-        write_table(pa.table(columns, pa.schema([(name, pa.string()) for name in columns])), output / "left_out.csv")
+        _record(output, study)
+
+
+def _record(output: Path, study: Study) -> None:
+    """What takes part and what does not; data.json comes last, and says that the rest is there."""
+    data = {"sha256": study.identity(), "drugs": list(study.drugs), "summary": study.lines}
+    columns = {name: [getattr(item, name) for item in study.left_out] for name in ("what", "name", "reason")}
+    write_table(pa.table(columns, pa.schema([(name, pa.string()) for name in columns])), output / "left_out.csv")
+    write_json(output / "data.json", data)
 
 
 def resume_response(run: Path) -> dict[str, Any]:
@@ -84,11 +89,15 @@ def resume_response(run: Path) -> dict[str, Any]:
       DataError: not such a run, or the data are no longer those it began with.
       NonFiniteLoss, Interrupted: as ``respond``.
     """
-    if not (run / "config.yaml").is_file() or not (run / "left_out.csv").is_file():
+    begun = (run / "data.json").is_file()
+    if not (run / "config.yaml").is_file() or (begun and not (run / "left_out.csv").is_file()):
         raise DataError(f"{run}: not a drug response run; expected a directory with config.yaml and left_out.csv")
     config = load_config(run / "config.yaml")
     study = load_study(config.response)
-    check_unchanged(run, study.identity())
+    if begun:
+        check_unchanged(run, study.identity())
+    else:  # killed before the data were recorded
+        _record(run, study)
     return _run(config, run, study)
 
 
@@ -139,7 +148,7 @@ def _pretrain_all(config: ResponseConfig, study: Study, folder: Path, stopped: l
     snapshots: dict[str, list[Snapshot]] = {}
     rows = _target_rows(study)
     for method in methods:
-        start = snapshots[BASE][-1] if method == ADVERSARIAL else None
+        start = snapshots[BASE] if method == ADVERSARIAL else ()
         snapshots[method] = pretrain(
             settings_of(method, config),
             profiles,
@@ -182,7 +191,7 @@ def _method_entries(
         if all(one is not None for one in chosen):
             entries.append(_entry(method, protocol, [one for one in chosen if one is not None]))
         else:
-            say(f"{method}, {protocol}: left out, every setting of a seed has failed")
+            say(f"{method}, {protocol}: left out, for a drug every setting of a seed has failed")
     return entries
 
 
@@ -226,28 +235,37 @@ def _select(
     protocol: str,
     seed: int,
 ) -> _Choice | None:
-    finite = [
-        np.isfinite(own).all() and np.isfinite(other).all() for own, other in zip(fit.source, fit.target, strict=True)
-    ]
-    candidates = [i for i, (s, _) in enumerate(owners) if s.protocol == protocol and s.seed == seed and finite[i]]
-    if not candidates:
+    candidates = [i for i, (s, _) in enumerate(owners) if s.protocol == protocol and s.seed == seed]
+    usable = _usable(fit)
+    if not candidates or not usable[candidates].any(0).all():
         return None
     fold, label = study_folds(study, config.folds, seed)
     drugs = range(len(study.drugs))
-    score = np.array([[validation_auroc(label[d], fold[d], fit.source[i, d]) for d in drugs] for i in candidates])
-    best = np.nanargmax(np.where(np.isnan(score), -1.0, score), 0)
+    score = np.full((len(candidates), len(drugs)), -np.inf)
+    for row, i in enumerate(candidates):
+        for d in np.flatnonzero(usable[i]):
+            score[row, d] = validation_auroc(label[d], fold[d], fit.source[i, d])
+    best = np.where(np.isnan(score), -1.0, score).argmax(0)
     picked = [candidates[b] for b in best]
     settings = [
         {
             "epochs": owners[i][1],
             "dropout": owners[i][0].dropout,
             "learning_rate": owners[i][0].learning_rate,
+            "orthogonality": owners[i][0].orthogonality,
             "alignment": owners[i][0].alignment,
+            "reconstruction_epochs": owners[i][0].reconstruction_epochs,
             "unfrozen": float(fit.unfrozen[i, d].mean()),
         }
         for d, i in enumerate(picked)
     ]
     return _Choice(np.stack([fit.target[i, d] for d, i in enumerate(picked)]), score[best, drugs], settings)
+
+
+def _usable(fit: HeadFit) -> np.ndarray:
+    """Bool [E, D]: no fold's classifier has diverged before it had a first epoch to keep."""
+    rows = (np.isfinite(fit.validation_loss), np.isfinite(fit.source).all(-1), np.isfinite(fit.target).all(-1))
+    return np.logical_and.reduce(rows).all(-1)
 
 
 def _entry(method: str, protocol: str, choices: Sequence[_Choice]) -> Entry:
@@ -267,6 +285,9 @@ def _baselines(config: ResponseConfig, study: Study, folder: Path, stopped: list
         if name == "mlp":
             encoders = [Encoder(name, seed, None) for seed in _seeds(config)]
             fit = _heads(study, encoders, config, f"raw_{name}", folder, stopped)
+            if not _usable(fit).all():
+                say(f"{name}: left out, a classifier has diverged")
+                continue
             scores = list(zip(fit.source, fit.target, strict=True))
         else:
             scores = [_raw_scores(config, study, name, seed, folder, look) for seed in _seeds(config)]

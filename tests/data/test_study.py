@@ -50,12 +50,13 @@ class Tables:
         return str(path)
 
     def config(self):
+        names = ("source", "target", "source_response", "target_response")
+        paths = {name: self.write(name, "\t" if name == "target" else ",") for name in names if hasattr(self, name)}
         return ResponseConfig(
             **{
-                "source_expression": self.write("source"),
-                "target_expression": self.write("target", "\t"),
-                "source_response": self.write("source_response"),
-                "target_response": self.write("target_response"),
+                "source_expression": paths.pop("source"),
+                "target_expression": paths.pop("target"),
+                **paths,
                 **self.settings,
             }
         )
@@ -199,6 +200,49 @@ def test_inductive_takes_nothing_from_samples_with_a_response(tables):
 def test_a_sample_twice_is_an_error(tables):
     tables.source["cell"][1] = tables.source["cell"][0]
     assert tables.error() == "source.csv: the sample 'L000' twice in column 'cell'; one row a sample is expected"
+
+
+def test_a_first_column_of_expression_is_no_column_of_samples(tables):
+    del tables.target["patient"], tables.target_response
+    first = tables.target["TP53"][0]
+    assert tables.error() == (
+        f"target.tsv: no column of sample names: the first, 'TP53', holds values such as {first!r}; add one, or name "
+        "it with response.sample_column"
+    )
+
+
+def test_sample_names_in_a_nameless_first_column_are_told(tables):
+    tables.target = {"": [str(i) for i in range(30)], **{gene: tables.target[gene] for gene in GENES}}
+    tables.target_response["patient"] = [str(i) for i in range(30)]
+    study = tables.load()
+    assert list(study.target_samples[:2]) == ["0", "1"]
+    (line,) = [line for line in study.lines if "first column" in line]
+    assert line.endswith("target.tsv: sample names are taken from its first column, ''")
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (
+            {"thresholds": "t.csv", "source_kind": "binary"},
+            "response.thresholds='t.csv' would not be read: response.so",
+        ),
+        ({"target_value_column": "y"}, "response.target_value_column='y' would not be read: response.target_response"),
+        ({"date_column": "day"}, "response.date_column='day' would not be read: response.target_response is not given"),
+        (
+            {"date_column": "day", "target_response": "r.csv", "target_kind": "continuous"},
+            "response.date_column='day' would not be read: repeated continuous responses are averaged",
+        ),
+        (
+            {"confounder_column": "sex"},
+            "response.confounder_column='sex' would not be read: response.confounders is not",
+        ),
+    ],
+)
+def test_a_name_that_would_not_be_read_is_an_error(settings, message):
+    with pytest.raises(ValueError) as caught:
+        ResponseConfig(**settings)
+    assert message in str(caught.value)
 
 
 def test_a_sample_of_both_domains_is_an_error(tables):

@@ -144,6 +144,8 @@ def test_domain_accuracy_is_chance_for_alike_and_1_for_separate_domains():
     assert abs(domain_accuracy(source, target) - 0.5) < 0.1
     target[:, 2] += 20
     assert domain_accuracy(source, target) == 1.0
+    assert all(domain_accuracy(source, target[:2], seed) > 0.9 for seed in range(9))  # one in each half
+    assert np.isnan(domain_accuracy(source, target[:1]))
 
 
 def test_the_principal_plane_keeps_the_two_largest_directions():

@@ -132,6 +132,22 @@ def test_the_adversary_learns_and_the_encoder_works_against_it(profiles, method,
     )
 
 
+@pytest.mark.parametrize("method", ["vae", "adae", "codeae_mmd", "dsn_dann"])
+def test_replicas_under_vmap_equal_one_by_one(profiles, method):
+    """Values and gradients, with masked rows and dropout; the other methods consist of the same parts."""
+
+    def loss(params, hyper):
+        return value(method, profiles, batch(masked=1), params, hyper)[0]
+
+    chosen = [(params_of(method, seed), HYPER | {"dropout": jnp.float32(rate)}) for seed, rate in ((0, 0.1), (1, 0.4))]
+    both = jax.tree.map(lambda *x: jnp.stack(x), *chosen)
+    together, single = jax.jit(jax.vmap(jax.value_and_grad(loss))), jax.jit(jax.value_and_grad(loss))
+    found = together(*both)
+    for i, one in enumerate(chosen):
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-6), found, single(*one))
+    assert abs(found[0][0] - found[0][1]) > 1e-3
+
+
 def test_unknown_confounders_do_not_count(profiles):
     unknown = profiles.replace(source_confounder=jnp.full(12, -1), target_confounder=jnp.full(15, -1))
     loss, (_, metrics) = value("adae", unknown, batch())

@@ -38,7 +38,7 @@ def settings(method="ae", seeds=2, **pretraining):
     return settings_of(method, ResponseConfig(seeds=seeds, pretraining=config))
 
 
-def train(method, profiles, folder, *, stopped=(), start=None, config=CONFIG, chosen=None):
+def train(method, profiles, folder, *, stopped=(), start=(), config=CONFIG, chosen=None):
     chosen = settings(method) if chosen is None else chosen
     return pretrain(chosen, profiles, ROWS, 2, config, folder, list(stopped), lambda line: None, start)
 
@@ -47,8 +47,10 @@ def test_settings_are_all_combinations_that_matter_to_the_method():
     lists = {"dropout": (0.0, 0.1), "alignment": (1.0, 2.0, 3.0), "adversarial_learning_rate": (1e-4, 5e-4)}
     assert len(settings("ae", 2, **lists)) == 4
     assert len(settings("codeae_mmd", 2, **lists)) == 12
+    lists |= {"orthogonality": (0.1, 1.0)}
+    assert len(settings("ae", 2, **lists)) == 4 and len(settings("coral", 2, **lists)) == 24
     adversarial = settings("codeae_adv", 2, **lists)
-    assert len(adversarial) == 24 and {setting.base for setting in adversarial} == set(
+    assert len(adversarial) == 96 and {setting.base for setting in adversarial} == set(
         settings("codeae_base", 2, **lists)
     )
     both = settings_of("ae", ResponseConfig(protocols=("transductive", "inductive")))
@@ -105,17 +107,22 @@ def test_snapshots_on_the_way_are_those_of_shorter_runs_and_nothing_is_trained_t
 
 
 def test_an_interrupted_run_ends_in_the_same_bits(profiles, tmp_path):
-    for name in ("unbroken", "broken"):
+    for name in ("unbroken", "broken", "alone"):
         (tmp_path / name).mkdir()
-    base = train("codeae_base", profiles, tmp_path / "unbroken")[-1]
+    base = train("codeae_base", profiles, tmp_path / "unbroken")
     whole = train("codeae_adv", profiles, tmp_path / "unbroken", start=base)
     for _ in range(2):
         with pytest.raises(Interrupted):
             train("codeae_base", profiles, tmp_path / "broken", stopped=[15])
-    resumed = train("codeae_base", profiles, tmp_path / "broken")[-1]
-    jax.tree.map(np.testing.assert_array_equal, resumed.params, base.params)
+    resumed = train("codeae_base", profiles, tmp_path / "broken")
+    jax.tree.map(np.testing.assert_array_equal, resumed[-1].params, base[-1].params)
     again = train("codeae_adv", profiles, tmp_path / "broken", start=resumed)
     jax.tree.map(np.testing.assert_array_equal, again[0].params, whole[0].params)
+    # The critic came after one epoch and after two.
+    assert [setting.reconstruction_epochs for setting in whole[0].settings] == [1, 1, 2, 2]
+    shorter = whole[0].settings[:2]
+    alone = train("codeae_adv", profiles, tmp_path / "alone", start=base[:1], chosen=shorter)[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[:2], b, rtol=1e-4, atol=1e-6), whole[0].params, alone.params)
     assert not list((tmp_path / "broken").glob("*_state.npz"))
 
 
@@ -147,10 +154,11 @@ def test_a_setting_that_diverges_is_marked_and_the_others_go_on(profiles, tmp_pa
 
 def test_what_failed_before_the_critic_came_has_failed(profiles, tmp_path):
     config = dataclasses.replace(CONFIG, epochs=(1,), learning_rate=(1e-2, 1e30))
-    base, adversarial = (settings(m, 1, learning_rate=config.learning_rate) for m in ("codeae_base", "codeae_adv"))
+    own = {"learning_rate": config.learning_rate, "epochs": (1,)}
+    base, adversarial = (settings(method, 1, **own) for method in ("codeae_base", "codeae_adv"))
     (start,) = train("codeae_base", profiles, tmp_path, config=config, chosen=base)
     assert start.failed[0] == -1 and start.failed[1] >= 0
-    (snapshot,) = train("codeae_adv", profiles, tmp_path, config=config, chosen=adversarial, start=start)
+    (snapshot,) = train("codeae_adv", profiles, tmp_path, config=config, chosen=adversarial, start=[start])
     np.testing.assert_array_equal(snapshot.failed, start.failed)
 
 

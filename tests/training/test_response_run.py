@@ -165,7 +165,7 @@ def test_a_run_whose_data_changed_is_refused(run, tmp_path, capsys):
         (
             ["response", "--response.dataset=planted-expression", "--response.planted.labelled=1.0"]
             + ["--response.protocols=inductive", "--response.baselines=[]", "--output=o"],
-            "response.protocols: inductive: every target sample has a response, none is left",
+            "response.protocols: inductive: 1000 of 1000 target samples have a response; the scale of the genes needs",
         ),
     ],
 )
@@ -174,6 +174,17 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_p
     assert cli.main(arguments) == 2
     err = capsys.readouterr().err.splitlines()[-1]
     assert err.startswith("jaxdti: error: ") and message in err
+
+
+def test_a_run_killed_before_its_data_were_recorded_is_resumed(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(response_run, "_run", lambda *_: {})
+    (tmp_path / "config.yaml").write_bytes((run[1] / "config.yaml").read_bytes())
+    response_run.resume_response(tmp_path)
+    for name in ("data.json", "left_out.csv"):
+        assert (tmp_path / name).read_bytes() == (run[1] / name).read_bytes()
+    (tmp_path / "left_out.csv").unlink()
+    with pytest.raises(DataError, match="not a drug response run"):
+        response_run.resume_response(tmp_path)
 
 
 def test_a_directory_that_is_there_is_not_overwritten_unasked(run, capsys):
@@ -212,16 +223,27 @@ def test_settings_that_failed_have_no_codes():
     np.testing.assert_array_equal(source["shared"][1:], expected["shared"])
 
 
-def test_a_classifier_without_finite_scores_is_not_selected():
+def test_a_classifier_that_diverged_is_not_selected_for_its_drug():
     study, rng = load_study(SMALL), np.random.default_rng(0)
-    numbers = dict.fromkeys(("validation_loss", "epochs", "unfrozen", "failed"), np.zeros((2, 2, 3)))
+    numbers = {name: np.zeros((2, 2, 3)) for name in ("validation_loss", "epochs", "unfrozen", "failed")}
     fit = HeadFit(source=rng.random((2, 2, 3, 50)), target=rng.random((2, 2, 3, 60)), **numbers)
     owners = [(settings_of("ae", SMALL)[0], epochs) for epochs in (1, 2)]
+    select = lambda: response_run._select(SMALL, study, fit, owners, "transductive", 0)
+    untouched = [one["epochs"] for one in select().settings]
     fit.target[0, 1, 2] = np.nan
-    chosen = response_run._select(SMALL, study, fit, owners, "transductive", 0)
-    assert [one["epochs"] for one in chosen.settings] == [2, 2]
+    assert [one["epochs"] for one in select().settings] == [untouched[0], 2]
+    fit.source[0, 1, 1] = np.nan
+    fit.validation_loss[0, 0, 2] = np.nan  # its scores are finite: those of the weights before the first epoch
+    assert [one["epochs"] for one in select().settings] == [2, 2]
     fit.target[1, 0] = np.nan
-    assert response_run._select(SMALL, study, fit, owners, "transductive", 0) is None
+    assert select() is None
+
+
+def test_a_baseline_that_diverged_is_left_out(tmp_path, capsys):
+    heads = replace(SMALL.heads, learning_rate=1e30, epochs=2)
+    study = load_study(SMALL)
+    assert response_run._baselines(replace(SMALL, baselines=("mlp",), heads=heads), study, tmp_path, []) == []
+    assert "mlp: left out, a classifier has diverged" in capsys.readouterr().err
 
 
 def test_no_method_left_is_one_error(tmp_path, monkeypatch):
