@@ -291,12 +291,13 @@ def _evaluate_options(add: Callable[..., Parser]) -> None:
         commands.evaluate,
         "measure a trained model on a labelled table",
         "Score the labelled pairs of TABLE with a trained RUN and print the metrics.\n"
-        "Writes NAME_metrics.json and NAME_scores.csv, NAME being that of TABLE.",
+        "Writes NAME_metrics.json, NAME_scores.csv and, if any, NAME_rejected.csv, NAME being that of TABLE.",
         "jaxdti evaluate runs/human_random pairs.csv --output results",
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="directory written by `jaxdti train` or `jaxdti import`")
     parser.add_argument("table", metavar="TABLE", type=Path, help="CSV, TSV or Parquet with SMILES, sequence and label")
     parser.add_argument("--output", metavar="DIR", type=Path, help="where to write (default: the current directory)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier evaluation")
     _add_column_options(parser, label=True)
     parser.add_argument(
         "--max-rejected", metavar="SHARE", type=_share, help="error when a larger share of the rows is rejected"
@@ -343,10 +344,17 @@ def _baselines_options(add: Callable[..., Parser]) -> None:
         "Fit similarity scores, a random forest and a linear model, and print their test metrics.\n"
         "The data are a dataset of `jaxdti data list`, given files, or a table that is split here.",
         "jaxdti baselines human/random\n"
-        "  jaxdti baselines --data.table pairs.csv --data.split cold_drug --output baselines.json",
-        usage="jaxdti baselines [NAME|TABLE] [--task TASK] [--data.KEY VALUE ...] [--output FILE.json]",
+        "  jaxdti baselines train.csv validation.csv test.csv\n"
+        "  jaxdti baselines pairs.csv --data.split cold_drug --output baselines.json",
+        usage="jaxdti baselines [NAME|TABLES] [--task TASK] [--data.KEY VALUE ...] [--output FILE.json]",
     )
-    parser.add_argument("name", metavar="NAME|TABLE", nargs="?", help="a dataset, such as human/random, or a table")
+    parser.add_argument(
+        "sources",
+        metavar="NAME|TABLES",
+        nargs="*",
+        help="a dataset, such as human/random, or a table to split, or two (train, test), or three (train, "
+        "validation, test)",
+    )
     parser.add_argument("--output", metavar="FILE", type=Path, help="write the metrics as JSON")
     _add_config_options(parser, "data")
 

@@ -273,14 +273,14 @@ def response(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """`jaxdti evaluate RUN TABLE [--output DIR]`."""
+    """`jaxdti evaluate RUN TABLE [--output DIR] [--overwrite]`."""
     from jaxdti.data.tables import table_name
     from jaxdti.inference.evaluate import evaluate as evaluate_run
 
     settings = _given(options, "drug_column", "protein_column", "label_column", "drugs", "proteins", "max_rejected")
     folder, name = options.output or Path(), table_name(options.table)
     with listing_rejected(folder / f"{name}_rejected.csv"):
-        metrics = evaluate_run(options.run, options.table, options.output, **settings)
+        metrics = evaluate_run(options.run, options.table, options.output, overwrite=options.overwrite, **settings)
     print_table(str(options.table), _metric_rows(metrics))
     if repeated := metrics.get("rows_trained_on"):
         rows = metrics["pairs"]
@@ -388,10 +388,10 @@ def import_weights(options: argparse.Namespace) -> int:
 
 
 def baselines(options: argparse.Namespace) -> int:
-    """`jaxdti baselines NAME|TABLE`, or with the flags of the section ``data``."""
+    """`jaxdti baselines NAME|TABLES`, or with the flags of the section ``data``."""
     overrides = _overrides(options)
-    if options.name:
-        overrides = _named(options.name, overrides)
+    if options.sources:
+        overrides = _named(options.sources, overrides)
     config = load_config(None, overrides)
     if options.output:
         check_place(options.output)
@@ -423,16 +423,30 @@ def baselines(options: argparse.Namespace) -> int:
     return 0
 
 
-def _named(name: str, overrides: list[str]) -> list[str]:
-    """The flags with a table, or with a named dataset; its task unless another is given."""
+def _named(sources: list[str], overrides: list[str]) -> list[str]:
+    """The flags with one to three tables, or with a named dataset; its task unless another is given."""
     from jaxdti.data.named import EMBEDDED, get_dataset
 
-    if conflict := [text for text in overrides if text.startswith(("data.dataset=", "data.train=", "data.table="))]:
-        raise DataError(f"{name} and --{conflict[0].partition('=')[0]} both name the data; leave out one")
-    if Path(name).is_file() or Path(name).suffix:
-        return [f"data.table={name}", *overrides]
-    task = "classification" if name == EMBEDDED else get_dataset(name).task
-    return [f"data.dataset={name}", f"task={task}", *overrides]
+    naming = tuple(f"data.{key}=" for key in ("dataset", "train", "validation", "test", "table"))
+    if conflict := [text for text in overrides if text.startswith(naming)]:
+        raise DataError(f"{sources[0]} and --{conflict[0].partition('=')[0]} both name the data; leave out one")
+    if all(map(is_table, sources)):
+        parts = {1: ("table",), 2: ("train", "test"), 3: ("train", "validation", "test")}.get(len(sources))
+        if parts is None:
+            raise DataError(
+                f"{len(sources)} tables found; one to split, two (train, test) or three (train, validation, test) "
+                "expected"
+            )
+        return [f"data.{part}={source}" for part, source in zip(parts, sources, strict=True)] + overrides
+    if len(sources) > 1:
+        raise DataError(f"{', '.join(sources)}: give the name of one dataset, or tables only")
+    task = "classification" if sources[0] == EMBEDDED else get_dataset(sources[0]).task
+    return [f"data.dataset={sources[0]}", f"task={task}", *overrides]
+
+
+def is_table(source: str) -> bool:
+    """A file, or what looks like the name of one; anything else is the name of a dataset."""
+    return Path(source).is_file() or bool(Path(source).suffix)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxdti.commands import check_place, listing_rejected, print_table
+from jaxdti.commands import check_place, is_table, listing_rejected, print_table
 from jaxdti.config import Config, DataConfig, config_from_dict
 from jaxdti.data.interactions import DataError, InteractionTable
 
@@ -81,7 +81,7 @@ def _origin(source: str) -> list[str]:
     """Where a named dataset comes from, and its terms."""
     from jaxdti.data.named import EMBEDDED, get_dataset
 
-    if _is_table(source) or source == EMBEDDED:
+    if is_table(source) or source == EMBEDDED:
         return []
     dataset = get_dataset(source)
     return [f"source: {dataset.source}", f"licence: {dataset.licence}"]
@@ -96,7 +96,7 @@ def split(options: argparse.Namespace) -> int:
         **_clustering(options),
         **_reading(options),
     }
-    if _is_table(options.source):
+    if is_table(options.source):
         settings["table"] = options.source
     else:
         if not options.published:
@@ -125,7 +125,7 @@ def _clustering(options: argparse.Namespace) -> dict:
         raise DataError(f"{' and '.join(given)}: only with --kind cluster, found --kind {options.kind}")
     if options.published and len(given) > 1:
         raise DataError(f"--published: the published recipe settles this; leave {' and '.join(given[:-1])} out")
-    if options.published and _is_table(options.source):
+    if options.published and is_table(options.source):
         raise DataError(f"--published: the name of a dataset is expected, found the table {options.source}")
     settings = {"cluster_threshold": options.threshold, "target_share": options.target_share}
     return {name: value for name, value in settings.items() if value is not None}
@@ -145,15 +145,10 @@ def _check_unsplit(name: str) -> None:
         )
 
 
-def _is_table(source: str) -> bool:
-    """A file, or what looks like the name of one; anything else is the name of a dataset."""
-    return Path(source).is_file() or bool(Path(source).suffix)
-
-
 def _task(source: str) -> str:
     from jaxdti.data.named import EMBEDDED, get_dataset
 
-    return "classification" if _is_table(source) or source == EMBEDDED else get_dataset(source).task
+    return "classification" if is_table(source) or source == EMBEDDED else get_dataset(source).task
 
 
 def _reading(options: argparse.Namespace) -> dict:
@@ -173,7 +168,7 @@ def _read_sources(options: argparse.Namespace) -> Sources:
     """Table, report, rows of each part, and notes."""
     sources, task = options.sources, options.task
     data = _config({**_reading(options), "max_rejected": 1.0}, task or "classification").data
-    if all(_is_table(source) for source in sources):
+    if all(is_table(source) for source in sources):
         return _read_parts(data, _part_names(sources), task or "classification", [])
     if len(sources) > 1:
         raise DataError(f"{', '.join(sources)}: give the name of one dataset, or tables only")
@@ -190,17 +185,16 @@ def _read_parts(data: DataConfig, files: dict[str, Path], task: str, notes: list
 
 def _read_named(name: str, data: DataConfig, task: str | None) -> Sources:
     from jaxdti.data.load import load_data
-    from jaxdti.data.named import EMBEDDED, dataset_parts
+    from jaxdti.data.named import EMBEDDED, dataset_parts, settings_to_read
 
     if name == EMBEDDED:
         planted = load_data(replace(data, dataset=name), task or "classification")
         return planted.table, None, planted.parts, planted.lines
     files = dataset_parts(name)
-    notes, data = [files.note] if files.note else [], replace(data, label_column=files.label_column)
+    notes, data = [files.note] if files.note else [], settings_to_read(files, data)
     if files.parts:
         return _read_parts(data, files.parts, task or files.task, notes)
     assert files.pairs is not None
-    data = replace(data, drugs=str(files.drugs), proteins=str(files.proteins))
     table, report, parts, notes = _read_parts(data, {"table": files.pairs}, task or files.task, notes)
     if files.part_column:
         parts = _column_parts(files, table)

@@ -785,6 +785,13 @@ class Config:
                 "adaptation.target_entropy and adaptation.selection=information work with class predictions, which "
                 "task=regression has not"
             )
+        if self.task == "regression" and self.training.class_weight:
+            raise ValueError("training.class_weight=true weights classes, which task=regression has not")
+        if self.task == "classification" and self.data.replicates != "keep":
+            raise ValueError(
+                f"data.replicates={self.data.replicates} is about measured values; task=classification keeps one row "
+                "of a pair"
+            )
         if self.task == "regression" and self.model.logits != 1:
             raise ValueError(
                 f"model.logits={self.model.logits} is a classification head; task=regression needs model.logits=1"

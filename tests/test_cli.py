@@ -366,7 +366,7 @@ def test_the_folder_one_stands_in_may_be_the_run_directory(fails, monkeypatch, o
 
 def test_evaluate_warns_of_pairs_that_the_run_was_trained_on(run_cli, calls, monkeypatch):
     found = METRICS | {"rows_trained_on": 1001}
-    monkeypatch.setattr(sys.modules["jaxdti.inference.evaluate"], "evaluate", lambda *_: found)
+    monkeypatch.setattr(sys.modules["jaxdti.inference.evaluate"], "evaluate", lambda *_, **__: found)
     code, out, err = run_cli("evaluate", "run", "pairs.csv")
     assert code == 0 and re.search(r"rows trained on +1,001", out)
     assert err == "warning: 1,001 of 1,234 rows repeat a pair that the run was trained on\n"
@@ -392,11 +392,26 @@ def test_evaluate_passes_what_was_given_and_prints_the_metrics(run_cli, fails, c
     assert run_cli("evaluate", "run", "pairs.csv", *arguments)[0] == 0
     given = {"label_column": "pKd", "drug_column": "S", "max_rejected": 0.5}
     assert calls == [
-        ("evaluate", (Path("run"), Path("pairs.csv"), None), {}),
-        ("evaluate", (Path("run"), Path("pairs.csv"), Path("out")), given),
+        ("evaluate", (Path("run"), Path("pairs.csv"), None), {"overwrite": False}),
+        ("evaluate", (Path("run"), Path("pairs.csv"), Path("out")), given | {"overwrite": False}),
     ]
+    assert run_cli("evaluate", "run", "pairs.csv", "--overwrite")[0] == 0
+    assert calls[-1] == ("evaluate", (Path("run"), Path("pairs.csv"), None), {"overwrite": True})
     assert "2 found, a share between 0 and 1 expected" in fails("evaluate", "run", "pairs.csv", "--max-rejected", "2")
     assert "x found, a share between 0 and 1 expected" in fails("evaluate", "run", "pairs.csv", "--max-rejected", "x")
+
+
+@pytest.mark.parametrize("kind", ["metrics.json", "scores.csv", "rejected.csv"])
+@pytest.mark.parametrize("folder", [None, "results"])
+def test_evaluate_replaces_no_file_of_another_table_by_itself(fails, kind, folder):
+    earlier = Path(folder or "", f"test_{kind}")
+    earlier.parent.mkdir(exist_ok=True)
+    earlier.write_text("of human/random/test.csv.gz")
+    given = ["--output", folder] if folder else []
+    message = fails("evaluate", "run", "human/cold/test.csv.gz", *given)
+    assert message == f"{earlier}: already exists; give another --output, or --overwrite"
+    assert earlier.read_text() == "of human/random/test.csv.gz"
+    assert fails("evaluate", "run", "human/cold/test.csv.gz", "--overwrite", *given).startswith("run: not a run")
 
 
 @pytest.mark.parametrize(
@@ -475,14 +490,30 @@ def test_baselines_of_a_name_take_its_task(monkeypatch):
     asked = []
 
     def stop(data, task):
-        asked.append((data.table or data.dataset, task))
+        asked.append((data.table or data.dataset or (data.train, data.validation, data.test), task))
         raise DataError("enough")
 
     monkeypatch.setattr("jaxdti.data.load.load_data", stop)
     assert cli.main(["baselines", "davis"]) == 2
     assert cli.main(["baselines", "planted", "--data.planted.kind", "cold"]) == 2
     assert cli.main(["baselines", "pairs.csv"]) == 2
-    assert asked == [("davis", "regression"), ("planted", "classification"), ("pairs.csv", "classification")]
+    assert cli.main(["baselines", "a.csv", "b.csv", "--task", "regression"]) == 2
+    assert cli.main(["baselines", "a.csv", "--output", "b.json", "b.csv", "c.csv"]) == 2
+    assert asked == [
+        ("davis", "regression"),
+        ("planted", "classification"),
+        ("pairs.csv", "classification"),
+        (("a.csv", None, "b.csv"), "regression"),
+        (("a.csv", "b.csv", "c.csv"), "classification"),
+    ]
+
+
+def test_baselines_of_tables_that_do_not_belong_together(fails):
+    tables = ["a.csv", "b.csv", "c.csv"]
+    assert fails("baselines", *tables, "d.csv").startswith("4 tables found; one to split, two (train, test) or three")
+    assert fails("baselines", "a.csv", "davis") == "a.csv, davis: give the name of one dataset, or tables only"
+    both = "a.csv and --data.validation both name the data; leave out one"
+    assert fails("baselines", "a.csv", "c.csv", "--data.validation", "b.csv") == both
 
 
 def test_data_list_names_every_dataset(run_cli):
@@ -500,7 +531,7 @@ def test_data_fetch_passes_name_and_place(run_cli, fails, monkeypatch):
         "here/human/random/train.csv\nto use it: export JAXDTI_DATA=here\n",
     )
     monkeypatch.undo()
-    assert "no public file" in fails("data", "fetch", "human/cluster")
+    assert "human/cluster/source_train.csv.gz, " in fails("data", "fetch", "human/cluster", "--to", "here")
 
 
 def test_data_inspect_shows_sizes_leaks_and_rejected_rows(run_cli):
@@ -627,8 +658,10 @@ def test_the_default_configuration_needs_no_flag():
     assert load_config(None) == Config()
 
 
-def test_data_inspect_of_a_named_dataset_shows_its_terms(run_cli, data_dir, monkeypatch):
+def test_data_inspect_of_a_named_dataset_shows_its_terms(run_cli, fails, data_dir, monkeypatch):
     monkeypatch.setenv("JAXDTI_DATA", str(data_dir))
+    own = r"data.label_column=Kd_nM is set, but dataset davis brings its own \(pKd\)"
+    assert re.match(own, fails("data", "inspect", "davis", "--label-column", "Kd_nM"))
     code, out, _ = run_cli("data", "inspect", "bindingdb/sample")
     assert code == 0
     assert "source: " in out and "licence: records of BindingDB" in out

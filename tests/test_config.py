@@ -131,6 +131,14 @@ def test_a_section_may_be_merged_from_an_anchor(write):
             "{path}: model.logits=2 is a classification head; task=regression needs model.logits=1",
         ),
         (
+            "task: regression\ntraining: {class_weight: true}",
+            "{path}: training.class_weight=true weights classes, which task=regression has not",
+        ),
+        (
+            "data: {replicates: mean}",
+            "{path}: data.replicates=mean is about measured values; task=classification keeps one row of a pair",
+        ),
+        (
             "training: {weight_decay: 0.1}",
             "{path}: training.weight_decay=0.1 needs training.optimizer=adamw, found adam",
         ),

@@ -10,7 +10,7 @@ from rdkit import Chem, rdBase
 from jaxdti.config import DataConfig
 from jaxdti.data.interactions import DataError, InteractionTable
 from jaxdti.data.layouts import read_layout
-from jaxdti.data.named import dataset_parts, get_dataset
+from jaxdti.data.named import dataset_parts, get_dataset, settings_to_read
 from jaxdti.data.sequences import normalise_sequence
 from jaxdti.data.tables import TableFile, read_table
 from jaxdti.data.validation import load_interactions
@@ -73,9 +73,7 @@ def load_families(data: DataConfig) -> FamilyCompounds:
         if set(get_dataset(data.dataset).files) != {"pairs", "drugs", "proteins"}:
             raise DataError(f"dataset {data.dataset}: a table of pairs beside tables of drugs and proteins is needed")
         files = dataset_parts(data.dataset)
-        data = replace(
-            data, label_column=files.label_column, drugs=str(files.drugs), proteins=str(files.proteins), table=None
-        )
+        data = replace(settings_to_read(files, data), table=None)
         pairs = Path(str(files.pairs))
     elif data.table and data.proteins:
         pairs = Path(data.table)

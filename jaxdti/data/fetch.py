@@ -20,10 +20,10 @@ import numpy as np
 from jaxdti.data.features import user_cache_dir
 from jaxdti.data.interactions import DataError
 from jaxdti.data.named import (
-    DATASETS,
     RECORDS,
     Upstream,
     content_hash,
+    find_dataset,
     get_dataset,
     read_records,
     write_json,
@@ -48,8 +48,8 @@ def fetch(
 ) -> list[Path]:
     """Downloads a named dataset to where ``find_dataset`` looks for it.
 
-    A file that is there with the right content is left alone; a partial download is continued. Files whose SHA-256 is
-    not published are recorded on first download and must not change afterwards.
+    A file that is there with the right content is left alone, whoever put it there; a partial download is continued.
+    Files whose SHA-256 is not published are recorded when they are first there, and must not change afterwards.
 
     Args:
       name: of the dataset.
@@ -61,21 +61,21 @@ def fetch(
       The files of the dataset.
 
     Raises:
-      DataError: nothing to download under that name, no network, HTTP error, wrong content, or no place to write.
+      DataError: nothing to download under that name (the message says which files to put where), no network, HTTP
+        error, wrong content, or no place to write.
     """
     dataset = get_dataset(name)
     if not dataset.upstream:
-        fetchable = ", ".join(known for known, entry in DATASETS.items() if entry.upstream)
-        raise DataError(
-            f"dataset {name}: no public file of this form to download, it is made from {dataset.source}; "
-            f"`jaxdti data fetch` can fetch {fetchable}"
-        )
+        return list(find_dataset(name, [Path(destination)] if destination is not None else None).files.values())
     root = Path(destination) if destination is not None else user_cache_dir() / "data"
     try:
-        upstream = [_fetch_file(file, root, base_url, progress) for file in dataset.upstream]
-        if "pairs" not in dataset.files:
-            return upstream
-        return _convert_deepdta(root / name, {path.name: path for path in upstream}, dataset.label_column)
+        paths = upstream = [_fetch_file(file, root, base_url, progress) for file in dataset.upstream]
+        if "pairs" in dataset.files:
+            paths = _convert_deepdta(root / name, {path.name: path for path in upstream}, dataset.label_column)
+        for file, path in zip(dataset.upstream, upstream, strict=True):
+            if not file.sha256:
+                _record(path)
+        return paths
     except OSError as error:
         raise DataError(f"{root}: cannot be written ({error.strerror or error})") from error
 
@@ -84,17 +84,29 @@ def _fetch_file(file: Upstream, root: Path, base_url: str | None, progress: Prog
     target = root / file.target
     target.parent.mkdir(parents=True, exist_ok=True)
     expected = file.sha256 or read_records(target.parent).get(target.name)
-    if target.exists() and expected and content_hash(target) == expected:
+    found = content_hash(target) if target.exists() and expected else None
+    if target.exists() and found == expected:
         return target
     partial = target.with_name(f"{target.name}.part")
     with open(partial, "ab") as held:
         _lock(held, partial)
         try:
             _fill(file, partial, target, base_url, expected, progress)
+        except DataError as error:
+            if not found:
+                raise
+            raise DataError(f"{target}: wrong content, SHA-256 {found} found, {expected} expected; {error}") from error
         finally:
             if partial.exists() and not partial.stat().st_size:
                 partial.unlink()
     return target
+
+
+def _record(path: Path) -> None:
+    """Keeps the SHA-256 of a file that was put there by hand, now that it has proved fit."""
+    records = read_records(path.parent)
+    if path.name not in records:
+        write_json(path.parent / RECORDS, {**records, path.name: content_hash(path)})
 
 
 def _fill(

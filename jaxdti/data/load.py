@@ -11,7 +11,7 @@ from jaxdti.data.clusters import Domains, domains_of_parts, draw_domains, publis
 from jaxdti.data.features import build_store, featurize_smiles
 from jaxdti.data.interactions import DataError, FeatureStore, InteractionTable
 from jaxdti.data.leaks import leak_report
-from jaxdti.data.named import EMBEDDED, DatasetFiles, dataset_parts, get_dataset, part_of_rows
+from jaxdti.data.named import EMBEDDED, DatasetFiles, dataset_parts, get_dataset, part_of_rows, settings_to_read
 from jaxdti.data.planted import as_interactions, describe, make_planted
 from jaxdti.data.splits import (
     DOMAIN_PARTS,
@@ -33,6 +33,8 @@ GIVEN = "given"
 _BIOSNAP, _BIOSNAP_DRAW, _BIOSNAP_ORDER = "biosnap/random", 10, 1024  # the last: seed that shuffled the full table
 _BINDINGDB, _BINDINGDB_PARTS = "bindingdb/random", "bindingdb/cluster"
 PUBLISHED = (_BIOSNAP, _BINDINGDB)
+_READING = ("drugs", "proteins", "drug_column", "protein_column", "label_column")  # how to read a file
+_SPLITTING = ("split", "split_fractions", "split_seed", "cluster_threshold", "target_share")  # how to split a table
 _HELD_OUT = 0.1  # share of train that becomes validation where the published split has none
 
 
@@ -60,10 +62,11 @@ def load_data(data: DataConfig, task: str) -> Dataset:
     named = [f"data.{name}" for name in ("dataset", *keys.values(), "table") if getattr(data, name)]
     if sum((bool(data.dataset), bool(files), bool(data.table))) > 1:
         raise DataError(f"{' and '.join(named)} are set: a dataset, given parts and a table exclude each other")
-    if data.split_file and data.split != DataConfig.split:
+    splitting = _set(data, _SPLITTING)
+    if data.split_file and splitting:
         raise DataError(
-            f"data.split={data.split} and data.split_file={data.split_file} are both set: the file says which rows are "
-            "in which part; leave one of them out"
+            f"{splitting[0]} and data.split_file={data.split_file} are both set: the file says which rows are in which "
+            "part; leave one of them out"
         )
     if data.dataset == EMBEDDED:
         dataset = _planted(data, task)
@@ -77,13 +80,20 @@ def load_data(data: DataConfig, task: str) -> Dataset:
         raise DataError(_incomplete(named))
     if data.split_file and dataset.split == GIVEN:
         raise DataError(f"data.split_file={data.split_file} is set, but {' and '.join(named)} come split already")
-    if data.split != DataConfig.split and dataset.split == GIVEN:
+    if splitting and dataset.split == GIVEN:
         given = f"data.dataset={data.dataset}" if data.dataset else " and ".join(named)
         raise DataError(
-            f"data.split={data.split} is set, but {given} come split already; leave out --data.split, or give one "
-            "table of all pairs with --data.table to split it here"
+            f"{splitting[0]} is set, but {given} come split already; leave out --{splitting[0].partition('=')[0]}, or "
+            "give one table of all pairs with --data.table to split it here"
         )
     return dataset
+
+
+def _set(data: DataConfig, names: tuple[str, ...]) -> list[str]:
+    """Those of the fields that are not at their default, with their value."""
+    text = lambda value: ",".join(map(str, value)) if isinstance(value, tuple) else value
+    given = {name: getattr(data, name) for name in names}
+    return [f"data.{name}={text(value)}" for name, value in given.items() if value != getattr(DataConfig, name)]
 
 
 def _incomplete(named: list[str]) -> str:
@@ -95,6 +105,8 @@ def _incomplete(named: list[str]) -> str:
 
 def _planted(data: DataConfig, task: str) -> Dataset:
     _check_task("planted", "classification", task)
+    if reading := _set(data, _READING):
+        raise DataError(f"{reading[0]} is set, but data.dataset=planted is generated, not read; leave it out")
     planted = make_planted(data.planted)
     table = as_interactions(planted)
     cache = Path(data.cache_dir) if data.cache_dir else None
@@ -114,11 +126,10 @@ def _named(data: DataConfig, task: str) -> Dataset:
     assert data.dataset is not None
     files = dataset_parts(data.dataset)
     _check_task(data.dataset, files.task, task)
-    data = replace(data, label_column=files.label_column)
+    data = settings_to_read(files, data)
     if files.parts:
         return _given(data, task, _parts_to_train(files), files.note)
     assert files.pairs is not None
-    data = replace(data, drugs=str(files.drugs), proteins=str(files.proteins))
     if files.part_column is None:
         return _split_here(data, task, files.pairs)
     column = read_table(files.pairs, [files.part_column])[files.part_column]

@@ -8,18 +8,19 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from jaxdti.config import DataConfig
 from jaxdti.data.features import user_cache_dir
 from jaxdti.data.interactions import DataError
 
 DRUGBAN = "peizhenbai/DrugBAN/9923f8c99959e00263103ff9ac61ba0eaccc8e02/datasets"
 DEEPDTA = "hkmztrk/DeepDTA/a546a8433a6822e958f36171c4356ad6f414d623/data"
-RECORDS = "fetched.json"  # beside fetched files: name -> SHA-256 of the content as first downloaded
+RECORDS = "fetched.json"  # beside fetched files: name -> SHA-256 of the content as first seen
 EMBEDDED = "planted"
 
 
@@ -29,7 +30,7 @@ class Upstream:
 
     source: str  # owner/repository/commit/path
     target: str  # path below the data folder
-    sha256: str | None = None  # None: recorded on the first download, checked afterwards
+    sha256: str | None = None  # None: recorded when first there, checked afterwards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,16 +367,20 @@ def _how_to_get(name: str, dataset: Dataset) -> str:
     )
 
 
-def find_dataset(name: str) -> Located:
+def find_dataset(name: str, roots: Sequence[Path] | None = None) -> Located:
     """Finds all files of a dataset below JAXDTI_DATA or in the user cache, and checks their SHA-256 once.
 
     Expected hashes are those of MANIFEST.csv in the folder, else those recorded by ``fetch``, else the published ones.
+
+    Args:
+      name: of the dataset.
+      roots: data folders to search instead.
 
     Raises:
       DataError: unknown name, missing file (the message says which to put where), or wrong content.
     """
     dataset = get_dataset(name)
-    roots = data_roots()
+    roots = roots or data_roots()
     for root in roots:
         files = _present(root, dataset)
         if len(files) == len(dataset.files):
@@ -410,6 +415,23 @@ def dataset_parts(name: str) -> DatasetFiles:
         part_of=dataset.part_of,
         note=dataset.note,
     )
+
+
+def settings_to_read(files: DatasetFiles, data: DataConfig) -> DataConfig:
+    """``data`` with the label column and the side tables of a dataset, which brings its own.
+
+    Raises:
+      DataError: ``data`` names others.
+    """
+    side = lambda path: None if path is None else str(path)
+    own = {"label_column": files.label_column, "drugs": side(files.drugs), "proteins": side(files.proteins)}
+    for name, value in own.items():
+        if (given := getattr(data, name)) not in (None, value):
+            raise DataError(
+                f"data.{name}={given} is set, but dataset {files.name} brings its own ({value or 'none'}); leave it "
+                "out, or give tables of your own instead of the dataset"
+            )
+    return replace(data, **own)
 
 
 def part_of_rows(files: DatasetFiles, pairs: Mapping[str, np.ndarray]) -> np.ndarray:

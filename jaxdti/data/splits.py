@@ -20,7 +20,9 @@ from jaxdti.data.named import write_json
 
 PARTS = ("train", "validation", "test")
 DOMAIN_PARTS = ("train", "validation", "target_train", "test")  # the last two are the target domain
+_TARGET_PARTS = DOMAIN_PARTS[2:]
 KINDS = ("random", "cold_drug", "cold_protein", "cold_both", "scaffold")
+CLUSTER = "cluster"  # the kind of ``split_domains``
 FORMAT = 1  # of the index file
 
 
@@ -154,7 +156,7 @@ def split_domains(
     wanted = (
         f"with {np.sum(domains.drug_domain == TARGET)} and {np.sum(domains.protein_domain == TARGET)} of them target"
     )
-    split = _filled_parts(table, part, DOMAIN_PARTS, "cluster", wanted)
+    split = _filled_parts(table, part, DOMAIN_PARTS, CLUSTER, wanted)
     _verify_domains(table, domains, split)
     return split
 
@@ -165,9 +167,9 @@ def _verify_domains(table: InteractionTable, domains: Domains, split: Mapping[st
     for clusters in (domains.drug_cluster[table.drug], domains.protein_cluster[table.protein]):
         if shared := len(np.intersect1d(clusters[source], clusters[target])):
             raise RuntimeError(f"internal error: source and target of the cluster split share {shared} clusters")
-    rows, report = np.concatenate([source, target]), leak_report(table, split)
-    if len(np.unique(rows)) != len(rows) or report.pairs_across:
-        raise RuntimeError(f"internal error: the cluster split repeats rows or leaks: {report.overlaps}")
+    rows, leaks = np.concatenate([source, target]), _leaks(table, CLUSTER, split)
+    if len(np.unique(rows)) != len(rows) or leaks:
+        raise RuntimeError(f"internal error: the cluster split repeats rows or leaks: {', '.join(leaks)}")
 
 
 def describe_domains(table: InteractionTable, domains: Domains, split: Mapping[str, np.ndarray]) -> list[str]:
@@ -186,15 +188,31 @@ def _verify(table: InteractionTable, kind: str, split: Mapping[str, np.ndarray],
     rows = np.concatenate(list(split.values()))
     if len(np.unique(rows)) != len(rows) or (kind != "cold_both" and len(rows) != len(table)):
         raise RuntimeError(f"internal error: the {kind} split repeats or loses rows")
+    if leaks := _leaks(table, kind, split, scaffolds):
+        raise RuntimeError(f"internal error: the {kind} split leaks: {', '.join(leaks)}")
+
+
+def _leaks(
+    table: InteractionTable, kind: str, split: Mapping[str, np.ndarray], scaffolds: np.ndarray | None = None
+) -> list[str]:
+    """What parts share that this kind of split keeps apart, as text; empty where nothing is.
+
+    Of a split by cluster, whose clusters are not known here, source and target may share no drug and no protein.
+    """
+    found = []
     for overlap in leak_report(table, split).overlaps:
-        drugs = overlap.drugs if kind in ("cold_drug", "cold_both", "scaffold") else 0
-        proteins = overlap.proteins if kind in ("cold_protein", "cold_both") else 0
-        if overlap.pairs or drugs or proteins:
-            raise RuntimeError(f"internal error: the {kind} split leaks: {overlap}")
-    if scaffolds is not None:
-        distinct = np.concatenate([np.unique(scaffolds[rows]) for rows in split.values()])
-        if len(np.unique(distinct)) != len(distinct):
-            raise RuntimeError("internal error: the scaffold split shares scaffolds between parts")
+        domains = kind == CLUSTER and (overlap.earlier in _TARGET_PARTS) != (overlap.later in _TARGET_PARTS)
+        shared = {
+            "pairs": overlap.pairs,
+            "drugs": overlap.drugs if domains or kind in ("cold_drug", "cold_both", "scaffold") else 0,
+            "proteins": overlap.proteins if domains or kind in ("cold_protein", "cold_both") else 0,
+        }
+        if scaffolds is not None:
+            both = np.intersect1d(scaffolds[split[overlap.earlier]], scaffolds[split[overlap.later]])
+            shared["scaffolds"] = len(both)
+        counts = " and ".join(f"{count:,} {name}" for name, count in shared.items() if count)
+        found += [f"{overlap.earlier} and {overlap.later} share {counts}"] if counts else []
+    return found
 
 
 def dropped_rows(table: InteractionTable, split: Mapping[str, np.ndarray]) -> int:
@@ -275,11 +293,13 @@ def write_split(
 def read_split(path: str | os.PathLike, table: InteractionTable) -> dict[str, np.ndarray]:
     """Reads what ``write_split`` wrote for this table.
 
+    What a kind of split keeps apart has to be apart in the file, too; given parts and other kinds may share anything.
+
     Returns:
       "train", "validation", "target_train" (of a split by cluster) and "test" -> int64 row indices.
 
     Raises:
-      DataError: no such file, not a split file, damaged, or made for another table.
+      DataError: no such file, not a split file, damaged, made for another table, or its parts leak.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -297,7 +317,15 @@ def read_split(path: str | os.PathLike, table: InteractionTable) -> dict[str, np
     names = DOMAIN_PARTS if "target_train" in content["parts"] else PARTS
     if sorted(content["parts"]) != sorted(names):
         raise DataError(f"{path}: parts {', '.join(sorted(content['parts']))} found, {', '.join(names)} expected")
-    return _checked_parts(path, {name: content["parts"][name] for name in names}, len(table))
+    split = _checked_parts(path, {name: content["parts"][name] for name in names}, len(table))
+    kind = content.get("kind")
+    if kind in (*KINDS, CLUSTER):
+        scaffolds = _row_scaffolds(table) if kind == "scaffold" else None
+        if leaks := _leaks(table, kind, split, scaffolds):
+            raise DataError(
+                f"{path}: a {kind} split that leaks: {', '.join(leaks)}; the file was changed, split the table anew"
+            )
+    return split
 
 
 def _checked_parts(path: str | os.PathLike, parts: dict[str, list], size: int) -> dict[str, np.ndarray]:

@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 
 from jaxdti.config import Config, DataConfig
+from jaxdti.console import say
 from jaxdti.data.interactions import DataError, InteractionTable
 from jaxdti.data.leaks import known_pairs
-from jaxdti.data.load import load_data
+from jaxdti.data.load import Dataset, load_data
 from jaxdti.data.named import write_json
 from jaxdti.data.tables import table_name, write_table
 from jaxdti.data.validation import load_interactions
@@ -29,6 +30,7 @@ def evaluate(
     drugs: str | None = None,
     proteins: str | None = None,
     max_rejected: float | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Scores a labelled table and writes ``NAME_metrics.json``, ``NAME_scores.csv`` and, if any, ``NAME_rejected.csv``.
 
@@ -37,14 +39,25 @@ def evaluate(
       table: CSV, TSV or Parquet with SMILES, protein and label columns. Its rows are checked as in training.
       output: directory of the three files; default: the current one.
       max_rejected: share of rejected rows above which this is an error; default: the run's.
+      overwrite: replace the files of an earlier evaluation.
 
     Returns:
-      The metrics, with 95 % intervals over pairs; the threshold and temperature are the run's own. "rows_trained_on" is
-      how many rows repeat a pair of the run's training part; where that cannot be told, "rows_not_checked" is why.
+      The metrics as of the test part in training: 95 % intervals over pairs, or over drugs or proteins where the
+      training part has none of them, and for regression the metrics of pairs unseen in training. The threshold and
+      temperature are the run's own. "rows_trained_on" is how many rows repeat a pair of the run's training part; where
+      that part cannot be read, "rows_not_checked" is why, and pairs are resampled.
 
     Raises:
-      DataError: the run or the table cannot be read, no row is valid, or the output cannot be written.
+      DataError: the run or the table cannot be read, no row is valid, the output cannot be written, or one of its files
+        is there and is not to be overwritten.
     """
+    folder, name = output or Path("."), table_name(table)
+    metrics_file, scores_file, rejected_file = (
+        folder / f"{name}_{kind}" for kind in ("metrics.json", "scores.csv", "rejected.csv")
+    )
+    for path in () if overwrite else (metrics_file, scores_file, rejected_file):
+        if path.exists():
+            raise DataError(f"{path}: already exists; give another --output, or --overwrite")
     trained = load_run(run)
     config = trained.config
     data = DataConfig(
@@ -60,14 +73,23 @@ def evaluate(
         cache_dir=config.data.cache_dir,
     )
     loaded = load_interactions(data, {"table": table}, config.task)
+    for line in loaded.report.lines():
+        say(line)
     pairs = loaded.table
     if len(pairs) == 0:
         raise DataError(f"{table}: no valid labelled row to evaluate")
     score = trained.score(pairs, loaded.store)
+    train = np.zeros(0, np.int64)
+    try:
+        dataset = training_data(run, config)
+        everything, train = append_rows(dataset.table, pairs), dataset.parts["train"]
+        known = {"rows_trained_on": int(known_pairs(dataset.table, train, pairs).sum())}
+    except DataError as error:
+        everything, known = pairs, {"rows_not_checked": str(error)}
     metrics = evaluate_part(
-        pairs,
-        np.zeros(0, np.int64),
-        np.arange(len(pairs)),
+        everything,
+        train,
+        np.arange(len(everything) - len(pairs), len(everything)),
         score,
         task=config.task,
         calibration=trained.calibration,
@@ -76,10 +98,7 @@ def evaluate(
     if config.task == "classification":
         metrics["threshold"] = trained.calibration.threshold
         metrics["calibrated"] = trained.calibrated
-    try:
-        metrics["rows_trained_on"] = rows_trained_on(run, config, pairs)
-    except DataError as error:
-        metrics["rows_not_checked"] = str(error)
+    metrics |= known
     columns = {
         "row": pa.array(pairs.row + 1),
         "SMILES": pa.array(pairs.drugs[pairs.drug].tolist(), pa.string()),
@@ -90,21 +109,41 @@ def evaluate(
     if config.task == "classification":
         columns["probability"] = pa.array(trained.calibration.probability(score))
 
-    folder = output or Path(".")
-    name = table_name(table)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        rejected_file.unlink(missing_ok=True)  # of an earlier evaluation
         if loaded.report.rejected:
-            loaded.report.write_rejected(folder / f"{name}_rejected.csv")
-        write_table(pa.table(columns), folder / f"{name}_scores.csv")
-        write_json(folder / f"{name}_metrics.json", metrics)
+            loaded.report.write_rejected(rejected_file)
+            say(f"rejected rows are listed in {rejected_file}")
+        write_table(pa.table(columns), scores_file)
+        write_json(metrics_file, metrics)
     except OSError as error:
         raise DataError(f"{folder}: the results cannot be written ({error.strerror or error})") from error
     return metrics
 
 
-def rows_trained_on(run: Path, config: Config, pairs: InteractionTable) -> int:
-    """Rows whose pair is one of the run's training part.
+def append_rows(table: InteractionTable, others: InteractionTable) -> InteractionTable:
+    """The rows of ``table``, whose drugs and proteins keep their numbers, and behind them those of ``others``."""
+
+    def numbered(names: np.ndarray, more: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All distinct names, and the number of each of ``more`` among them."""
+        number = {name: i for i, name in enumerate(dict.fromkeys([*names, *more]))}
+        return np.array(list(number), object), np.array([number[name] for name in more], np.int32)
+
+    drugs, drug = numbered(table.drugs, others.drugs)
+    proteins, protein = numbered(table.proteins, others.proteins)
+    rest = {name: np.concatenate([getattr(t, name) for t in (table, others)]) for name in ("label", "part", "row")}
+    return InteractionTable(
+        drugs=drugs,
+        proteins=proteins,
+        drug=np.concatenate([table.drug, drug[others.drug]]),
+        protein=np.concatenate([table.protein, protein[others.protein]]),
+        **rest,
+    )
+
+
+def training_data(run: Path, config: Config) -> Dataset:
+    """What the run was trained on.
 
     Raises:
       DataError: that cannot be told, as the run's data are gone, changed, or never were here.
@@ -118,7 +157,7 @@ def rows_trained_on(run: Path, config: Config, pairs: InteractionTable) -> int:
         raise DataError(f"the data of {run} cannot be read from this folder ({error})") from error
     if describe_data(dataset)["sha256"] not in [data_record(path)["sha256"] for path in recorded]:
         raise DataError(f"the data of {run} have changed since it was trained")
-    return int(known_pairs(dataset.table, dataset.parts["train"], pairs).sum())
+    return dataset
 
 
 def _records(run: Path) -> list[Path]:

@@ -35,7 +35,8 @@ def predict(
       Every row and column of the input in order, with ``score`` (logit, or affinity in the unit of the training
       labels; the mean over the replicas, if there are several), then ``score_sd`` (their spread), for classification
       ``probability``, and ``error`` (empty where the row is valid; elsewhere the scores are null).
-      Input columns of these four names stay, as ``score_input`` and so on, which is said.
+      Input columns of these four names stay, as ``score_input`` and so on, which is said, as are the counts of what
+      was rejected or altered in the rows.
 
     Raises:
       DataError: the run or the table cannot be read.
@@ -52,6 +53,9 @@ def predict(
         cache_dir=limits.cache_dir,
     )
     found = load_for_prediction(source, data)
+    if len(found.errors) > 1 or not found.report.rejected:  # of a single pair the error says it all
+        for line in found.report.lines()[1:]:  # the first one counts rows that are kept, and here all of them are
+            say(line)
     valid = np.zeros(found.columns.num_rows, bool)
     valid[found.table.row] = True
     score, spread = np.zeros((2, len(valid)))

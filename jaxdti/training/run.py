@@ -59,6 +59,7 @@ SOURCE = "source"  # folder of the network that a transferred run starts from
 ITSELF = "the source itself"
 SIZES_PROTOCOL = "sizes"  # in data.json of the transfer protocol by sizes, which is resumed by another command
 STAGE = "stage_"  # folders of the runs before the last one of a gradual unfreezing, counted from 1
+_BEFORE_DATA = (SOURCE, "config.yaml", "split.json", "rejected.csv")  # what a new run gets before its data.json
 
 
 def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:
@@ -126,27 +127,38 @@ def transfer(source: Path, config: Config, output: Path, *, overwrite: bool = Fa
 def resume(run: Path) -> dict[str, Any]:
     """Continues an interrupted run from its last checkpoint, or from its start where there is none yet.
 
+    One that was killed before it recorded its data begins with those that its configuration names now.
+
     Raises:
       DataError: not a run directory, or the data are no longer those it began with.
       NonFiniteLoss, Interrupted: as ``train``.
     """
     config = resumable_config(run)
     dataset = load_data(config.data, config.task)
-    check_unchanged(run, describe_data(dataset)["sha256"])
+    if (run / "data.json").is_file():
+        check_unchanged(run, describe_data(dataset)["sha256"])
+    else:
+        record_data(run, dataset, config.data.split_seed)
     return _run(config, run, dataset)
 
 
 def resumable_config(run: Path) -> Config:
-    """The configuration that a run began with.
+    """The configuration that a run began with; its data.json is missing where it was killed before it wrote that.
 
     Raises:
       DataError: not the directory of a run that can be resumed, or one of the transfer protocol by sizes.
     """
-    if not (run / "config.yaml").is_file() or not (run / "data.json").is_file():
+    begun = (run / "data.json").is_file()
+    if not (run / "config.yaml").is_file() or not (begun or _is_hardly_begun(run)):
         raise DataError(f"{run}: not a run that can be resumed; expected a directory with config.yaml and data.json")
-    if data_record(run / "data.json").get("protocol") == SIZES_PROTOCOL:
+    if begun and data_record(run / "data.json").get("protocol") == SIZES_PROTOCOL:
         raise DataError(f"{run}: a transfer protocol; continue with `jaxdti transfer --protocol sizes --resume {run}`")
     return load_config(run / "config.yaml")
+
+
+def _is_hardly_begun(run: Path) -> bool:
+    """Whether nothing is there but what precedes data.json: an imported run or a replica never gets one."""
+    return all(path.name in _BEFORE_DATA or path.suffix == ".tmp" for path in run.iterdir())
 
 
 def check_unchanged(run: Path, now: str) -> None:

@@ -242,15 +242,10 @@ def _load(configs: Sequence[Config]) -> tuple[list[Dataset], list[int]]:
     """
     distinct = list(dict.fromkeys(config.data for config in configs))
     families: dict[Any, list[Dataset]] = {}
-    seen = set()
     datasets = []
     for data in distinct:
         dataset = load_data(data, configs[0].task)
-        unseeded = replace(data, split_seed=0)
-        if unseeded in seen and dataset.split in ("given", "file"):
-            raise DataError("--grid data.split_seed: these data come split already, so that no seed changes it")
-        seen.add(unseeded)
-        family = families.setdefault(replace(unseeded, split_file=None), [])
+        family = families.setdefault(replace(data, split_seed=0, split_file=None), [])
         if family and _same_rows(family[0], dataset):
             dataset = replace(dataset, table=family[0].table, store=family[0].store)
         family.append(dataset)

@@ -130,7 +130,10 @@ def resume_vectors(run: Path) -> dict[str, Any]:
     config = resumable_config(run)
     networks = None if config.transfer.mode == "none" else load_networks(run / _SOURCE)
     domains = load_domains(config, _seeds(config), networks)
-    check_unchanged(run, _fingerprint(domains))
+    if (run / "data.json").is_file():
+        check_unchanged(run, _fingerprint(domains))
+    else:  # killed before it was written
+        write_json(run / "data.json", {"sha256": _fingerprint(domains)})
     return _run(config, run, domains, networks)
 
 

@@ -192,6 +192,23 @@ def test_unpublished_hash_is_recorded_and_checked_afterwards(toy, tmp_path):
     assert not path.exists()
 
 
+def test_files_that_were_put_there_by_hand_are_used(toy, tmp_path):
+    """Without a network: known content is compared, other content is recorded and compared from then on."""
+    toy.files = {}
+    (tmp_path / "toy").mkdir()
+    paths = [tmp_path / "toy" / f"{part}.csv" for part in CONTENT]
+    for path, content in zip(paths, CONTENT.values(), strict=True):
+        path.write_bytes(content)
+    assert fetch("toy", tmp_path, base_url=toy.url) == paths and not toy.requests
+    record = json.loads((tmp_path / "toy" / "fetched.json").read_text())
+    assert record == {"test.csv": hashlib.sha256(CONTENT["test"]).hexdigest()}
+    for path in (paths[2], paths[0]):
+        path.write_bytes(b"another file")
+        with pytest.raises(DataError, match=rf"^{path}: wrong content, SHA-256 \w+ found, \w+ expected; .*HTTP 404"):
+            fetch("toy", tmp_path, base_url=toy.url)
+        assert path.read_bytes() == b"another file"
+
+
 @pytest.mark.parametrize(("status", "requests"), [(404, 1), (403, 1), (503, fetching.ATTEMPTS)])
 def test_http_error(toy, tmp_path, status, requests):
     toy.status = [status] * requests
@@ -266,9 +283,20 @@ def test_two_at_once_do_not_mix(toy, tmp_path):
     assert result[0].read_bytes() == CONTENT["train"]
 
 
-def test_what_cannot_be_fetched(tmp_path):
-    with pytest.raises(DataError, match="families/dude: no public file.*ConPLex_dev.*can fetch human/random, .*davis"):
+def test_what_cannot_be_fetched(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAXDTI_DATA", raising=False)
+    with pytest.raises(DataError, match="families/dude: not found; .* it has no public file .* from samsledje/ConPLex"):
         fetch("families/dude", tmp_path)
+    monkeypatch.setenv("JAXDTI_CACHE", str(tmp_path))
+    for place, destination in ((tmp_path / "here", tmp_path / "here"), (tmp_path / "data", None)):
+        names = [f"{place}/human/cluster/{part}.csv.gz" for part in ("source_train", "target_train", "target_test")]
+        with pytest.raises(DataError, match=f"human/cluster: not found; put {', '.join(names)} there"):
+            fetch("human/cluster", destination)
+    (tmp_path / "data/human/cluster").mkdir(parents=True)
+    files = [tmp_path / f"data/human/cluster/{part}.csv" for part in ("source_train", "target_train", "target_test")]
+    for file in files:
+        file.write_text("SMILES,Protein,Y\n")
+    assert fetch("human/cluster") == files
     with pytest.raises(DataError, match="no such name"):
         fetch("nothing", tmp_path)
     with pytest.raises(DataError, match="embedded"):
@@ -341,7 +369,7 @@ def test_anything_else_is_refused_and_not_run(tmp_path, monkeypatch, content):
 
 
 def deepdta_files(name, matrix, drugs, flat, proteins, folds):
-    prefix = f"{fetching.DATASETS[name].upstream[0].source.rpartition('/')[0]}"
+    prefix = f"{DATASETS[name].upstream[0].source.rpartition('/')[0]}"
     train = [folds[f"train{number}"] for number in range(5)]
     return {
         f"{prefix}/ligands_iso.txt": json.dumps(drugs).encode(),
@@ -405,6 +433,22 @@ def test_deepdta_files_that_do_not_fit(server, tmp_path, file, content, message)
     with pytest.raises(DataError, match=message):
         fetch("davis", tmp_path, base_url=server.url)
     assert not (tmp_path / "davis" / "affinity.csv").exists()
+
+
+def test_deepdta_files_that_were_put_there_by_hand(server, tmp_path):
+    """A file that does not fit is not recorded, so that the right one can take its place."""
+    (tmp_path / "davis" / "upstream").mkdir(parents=True)
+    for path, content in small_deepdta("davis").items():
+        (tmp_path / "davis" / "upstream" / path.rpartition("/")[2]).write_bytes(content)
+    proteins = tmp_path / "davis" / "upstream" / "proteins.txt"
+    right = proteins.read_bytes()
+    proteins.write_bytes(b"{}")
+    with pytest.raises(DataError, match="matrix 2 x 3 found, 2 drugs x 0 proteins expected"):
+        fetch("davis", tmp_path, base_url=server.url)
+    proteins.write_bytes(right)
+    assert (tmp_path / "davis" / "affinity.csv") in fetch("davis", tmp_path, base_url=server.url)
+    assert len(json.loads((tmp_path / "davis" / "upstream" / "fetched.json").read_text())) == 6
+    assert not server.requests
 
 
 TABLES = ("drugs", "proteins", "affinity")

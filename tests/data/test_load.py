@@ -99,7 +99,7 @@ def test_one_table_is_split_here(files):
 def test_a_written_split_is_used_again(files, tmp_path):
     first = load_data(DataConfig(table=files["table"], split_seed=5), "classification")
     write_split(tmp_path / "split.json", first.parts, first.table, "random", 5)
-    config = DataConfig(table=files["table"], split_seed=6, split_file=str(tmp_path / "split.json"))
+    config = DataConfig(table=files["table"], split_file=str(tmp_path / "split.json"))
     again = load_data(config, "classification")
     for part, rows in first.parts.items():
         np.testing.assert_array_equal(again.parts[part], rows)
@@ -170,7 +170,7 @@ def test_a_named_set_is_joined_and_split_by_a_file(files, tmp_path, monkeypatch)
     named(monkeypatch, parts={part: files[part] for part in ("train", "validation", "test")})
     given = load_data(DataConfig(dataset="x/y"), "classification")
     parts = dict(zip(DOMAIN_PARTS, np.split(np.arange(40), [10, 20, 30]), strict=True))
-    write_split(tmp_path / "split.json", parts, given.table, "cluster", 0)
+    write_split(tmp_path / "split.json", parts, given.table, "my own", 0)
     dataset = load_data(DataConfig(dataset="x/y", split_file=str(tmp_path / "split.json")), "classification")
     check(dataset, (10, 10, 10, 10), DOMAIN_PARTS)
     assert dataset.split == "file" and dataset.parts["test"].tolist() == list(range(30, 40))
@@ -180,14 +180,47 @@ def test_a_named_set_is_joined_and_split_by_a_file(files, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("given", ["files", "dataset", "planted"])
-def test_a_kind_of_split_for_data_that_come_split_is_refused(files, monkeypatch, given):
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("split", "cold_drug", "cold_drug"),
+        ("split_seed", 1, "1"),
+        ("split_fractions", (0.8, 0.1, 0.1), "0.8,0.1,0.1"),
+        ("cluster_threshold", 0.3, "0.3"),
+        ("target_share", 0.5, "0.5"),
+    ],
+)
+def test_how_to_split_data_that_come_split_is_refused(files, monkeypatch, given, key, value, shown):
     paths = {part: files[part] for part in ("train", "validation", "test")}
     if given == "dataset":
         named(monkeypatch, parts=paths)
     data = DataConfig(**paths) if given == "files" else DataConfig(dataset=given, planted=PlantedConfig(pairs=400))
     load_data(replace(data, split="random"), "classification")  # the default, which a stored configuration holds
-    with pytest.raises(DataError, match=r"data.split=cold_drug is set, but data\.\S+ .*leave out .* --data.table"):
-        load_data(replace(data, split="cold_drug"), "classification")
+    fault = rf"data.{key}={shown} is set, but data\.\S+ .*leave out --data.{key}, .* --data.table"
+    with pytest.raises(DataError, match=fault):
+        load_data(replace(data, **{key: value}), "classification")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "own"),
+    [("label_column", "Kd_nM", "pKd"), ("drugs", "mine.csv", r"\S+drugs.csv"), ("proteins", "mine.csv", r"\S+.csv")],
+)
+def test_what_a_dataset_brings_is_not_replaced(tmp_path, monkeypatch, key, value, own):
+    drugs, proteins, pairs = relational(tmp_path)
+    part_of = {"train0": "validation", "train1": "train", "test": "test"}
+    settings = {"task": "regression", "label_column": "pKd", "part_column": "fold", "part_of": part_of}
+    named(monkeypatch, drugs=drugs, proteins=proteins, pairs=pairs, **settings)
+    load_data(DataConfig(dataset="davis", label_column="pKd", drugs=drugs, drug_column="SMILES"), "regression")
+    with pytest.raises(DataError, match=rf"data.{key}={value} is set, but dataset davis brings its own \({own}\)"):
+        load_data(DataConfig(dataset="davis", **{key: value}), "regression")
+
+
+def test_a_flat_or_generated_dataset_takes_no_side_tables(files, monkeypatch):
+    named(monkeypatch, parts={part: files[part] for part in ("train", "validation", "test")})
+    with pytest.raises(DataError, match=r"data.drugs=mine.csv is set, but dataset x/y brings its own \(none\)"):
+        load_data(DataConfig(dataset="x/y", drugs="mine.csv"), "classification")
+    with pytest.raises(DataError, match="data.drug_column=S is set, but data.dataset=planted is generated, not read"):
+        load_data(DataConfig(dataset="planted", drug_column="S"), "classification")
 
 
 def test_one_table_is_split_by_cluster_here(files):
@@ -213,6 +246,7 @@ def test_one_table_is_split_by_cluster_here(files):
         ({"dataset": "planted", "table": "a.csv"}, "data.dataset and data.table are set: .* exclude each other"),
         ({"train": "a.csv", "test": "b.csv", "table": "c.csv"}, "data.train and data.test and data.table are set"),
         ({"table": "a.csv", "split": "scaffold", "split_file": "b.json"}, "split_file=b.json are both set"),
+        ({"table": "a.csv", "split_seed": 2, "split_file": "b.json"}, "data.split_seed=2 and .*b.json are both set"),
         ({"dataset": "human/randon"}, "human/random"),
         ({"table": "nowhere.csv"}, "nowhere.csv"),
         ({"train": "nowhere.csv", "test": "nowhere.csv"}, "nowhere.csv"),

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -268,6 +269,38 @@ def test_damaged_split_file(tmp_path, damage, message):
     with pytest.raises(DataError, match=message) as caught:
         read_split(path, table)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "move", "message"),
+    [
+        ("random", ("train", "test"), r"train and test share \d pairs"),
+        ("cold_drug", ("train", "validation"), r"train and validation share \d pairs and 1 drugs"),
+        ("cold_protein", ("test", "train"), r"train and test share \d pairs and 1 proteins"),
+        ("cold_both", ("validation", "test"), r"validation and test share .*1 drugs and 1 proteins"),
+        ("scaffold", ("train", "test"), r"train and test share \d pairs and 1 drugs and 1 scaffolds"),
+        ("cluster", ("train", "target_train"), r"train and target_train share .*1 drugs and 1 proteins"),
+        ("cluster", ("train", "validation"), r"train and validation share \d pairs;"),
+    ],
+)
+def test_a_changed_split_file_that_leaks_is_refused(tmp_path, kind, move, message):
+    table, path = make_table(), tmp_path / "split.json"
+    if kind == "cluster":
+        split = split_domains(table, make_domains(table), (0.1, 0.2), 0)
+    else:
+        split = make_split(table, kind, (0.7, 0.1, 0.2), 0)
+    write_split(path, split, table, kind, 0)
+    source, target = (split[part].tolist() for part in move)
+    keys = (table.drug.astype(int) * 100 + table.protein)[source]
+    values, counts = np.unique(keys, return_counts=True)
+    row = source.pop(np.flatnonzero(np.isin(keys, values[counts > 1]))[0])  # its pair stays behind, too
+    path.write_text(_with_part(_with_part(path.read_text(), move[0], source), move[1], [*target, row]))
+    with pytest.raises(DataError, match=rf"split.json: a {kind} split that leaks: .*{message}") as caught:
+        read_split(path, table)
+    assert "\n" not in str(caught.value)
+    for other in ("given", "file", "my own"):
+        path.write_text(re.sub('"kind": "[^"]+"', f'"kind": "{other}"', path.read_text()))
+        read_split(path, table)
 
 
 def _with_part(text, name, rows):

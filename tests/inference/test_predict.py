@@ -30,6 +30,14 @@ def test_columns_called_like_those_of_a_prediction_are_kept_under_other_names(tr
     assert found["error_input"] == given["error"]
     assert found["score"] == [2.0, None] and found["score_sd"] == [1.0, None] and found["error"][0] == ""
     assert capsys.readouterr().err.splitlines() == [
+        "rows rejected: 1 (1 SMILES cannot be read)",
         "the input column score is kept as score_input_input",
         "the input column error is kept as error_input",
     ]
+
+
+def test_what_was_altered_is_told_and_the_error_of_a_single_pair_is_not_told_twice(trained, capsys):
+    predict(trained, pa.table({"SMILES": ["CCO"], "Protein": ["MKTAYIAKQRQISFVKSHFSR1"]}))
+    assert capsys.readouterr().err == "unknown residues set to X: 1 in 1 proteins\n"
+    found = predict(trained, pa.table({"SMILES": ["C1CC"], "Protein": ["MKTAYIAKQRQISFVKSHFSRQ"]}))
+    assert found["error"].to_pylist()[0].startswith("SMILES: ") and capsys.readouterr().err == ""

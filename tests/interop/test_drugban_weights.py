@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxdti import cli
 from jaxdti.config import REFERENCE_ATOMS, REFERENCE_RESIDUES, Config, ModelConfig
 from jaxdti.data.batches import PairBatch, Shape
 from jaxdti.data.interactions import DataError, FeatureStore
@@ -329,6 +330,21 @@ def test_evaluation_logits(recorded, evaluated, key):
     logits = np.concatenate([part["logits"] for part in evaluated])
     assert logits.shape == (32, 1)
     np.testing.assert_allclose(logits, recorded.eval[key], rtol=0, atol=1e-5)
+
+
+def test_import_and_predict_from_the_command_line(reference_dir, recorded, tmp_path, capfd):
+    lines = (reference_dir / "drugban_rows.csv").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "pairs.csv").write_text("\n".join(lines[:3]) + "\n", encoding="utf-8")
+    run, scores = tmp_path / "run", tmp_path / "scores.csv"
+    assert cli.main(["import", str(reference_dir / "drugban_state.npz"), "--output", str(run)]) == 0
+    assert cli.main(["predict", str(run), str(tmp_path / "pairs.csv"), "--output", str(scores)]) == 0
+    out, err = capfd.readouterr()
+    assert out.splitlines()[-1] == f"2 rows; written to {scores}"
+    assert "proteins cut at the end: 1" in err.splitlines()
+    with scores.open(newline="", encoding="utf-8") as file:
+        found = list(csv.DictReader(file))
+    for name, key in (("score", "logits"), ("probability", "prob")):
+        np.testing.assert_allclose([float(row[name]) for row in found], recorded.eval[key][:2, 0], rtol=0, atol=1e-5)
 
 
 def test_joint_vectors_and_encoder_outputs(recorded, evaluated):

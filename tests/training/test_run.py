@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from jaxdti import cli
 from jaxdti.compilation import forget_programs
 from jaxdti.config import load_config
 from jaxdti.data.interactions import DataError
 from jaxdti.data.load import load_data
 from jaxdti.data.splits import read_split
+from jaxdti.evaluation.calibration import Calibration
 from jaxdti.evaluation.metrics import concordance_index
-from jaxdti.inference.evaluate import rows_trained_on
-from jaxdti.inference.trained import load_run
+from jaxdti.inference.evaluate import evaluate, training_data
+from jaxdti.inference.trained import TrainedRun, load_run, write_model_card
 from jaxdti.training import method as method_module
 from jaxdti.training import results
 from jaxdti.training import run as run_module
@@ -52,6 +55,11 @@ def rewrite(path: str, new: Path, change) -> str:
         writer.writeheader()
         writer.writerows(rows)
     return str(new)
+
+
+def with_a_bad_row(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    bad = {"SMILES": "C1CC", "Protein": "MKTAYIAKQRQISFVKSHFSRQ", "Y": "1", "affinity": "5"}
+    return [*rows, bad]
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +206,38 @@ def test_a_beginning_that_is_interrupted_leaves_no_directory(tiny_config, tmp_pa
     assert train(tiny_config(), tmp_path / "run") == {"done": True}
 
 
-def test_rows_that_the_run_was_trained_on_are_counted_where_its_data_are_still_the_same(
+@pytest.mark.parametrize("written", [("split.json", "rejected.csv"), ()])
+def test_a_run_killed_before_its_data_are_recorded_is_resumed(written, tiny_config, tmp_path, monkeypatch):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    monkeypatch.setattr(run_module, "_run", lambda config, *_: {"config": config})
+    config = tiny_config(data={"train": rewrite(tiny_config().data.train, tmp_path / "train.csv", with_a_bad_row)})
+    train(config, whole)
+    run.mkdir()
+    for name in ("config.yaml", *written):
+        shutil.copy(whole / name, run)
+    (run / "data.json.123.tmp").write_text("{")
+    assert resume(run)["config"] == config
+    for name in ("data.json", "split.json", "rejected.csv"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+    # From now on the data are those.
+    rewrite(tiny_config().data.train, tmp_path / "train.csv", lambda rows: rows[1:])
+    with pytest.raises(DataError, match="the data changed since the run began"):
+        resume(run)
+
+
+def test_what_is_no_beginning_of_a_run_is_not_resumed(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "_run", lambda *_: {})
+    run = tmp_path / "run"
+    train(tiny_config(), run)
+    (run / "data.json").unlink()
+    write_model_card(run, "classification", (0.0, 1.0), Calibration(), calibrated=False)  # imported weights, a replica
+    for folder in (run, tmp_path):
+        with pytest.raises(DataError, match="not a run that can be resumed; expected a directory with config.yaml and"):
+            resume(folder)
+    assert not (run / "data.json").exists()
+
+
+def test_rows_that_the_run_was_trained_on_are_known_where_its_data_are_still_the_same(
     tiny_config, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(run_module, "_run", lambda *_: {})
@@ -206,28 +245,115 @@ def test_rows_that_the_run_was_trained_on_are_counted_where_its_data_are_still_t
     test.write_text(Path(tiny_config().data.test).read_text())
     config = tiny_config(data={"test": str(test)})
     train(config, run)
-    dataset = load_data(config.data, config.task)
-    rows = np.concatenate([dataset.parts["train"][:5], dataset.parts["test"]])
-    pairs = dataset.table.rows(rows)
-    assert rows_trained_on(run, config, pairs) == 5
-    # A replica and a setting of a sweep leave that record to the whole.
-    assert rows_trained_on(run / "replicas" / "0", config, pairs) == 5
+    train_rows = load_data(config.data, config.task).parts["train"]
     (tmp_path / "sweep" / "data").mkdir(parents=True)
     (tmp_path / "sweep" / "data" / "0").symlink_to(run)
-    assert rows_trained_on(tmp_path / "sweep" / "settings" / "3", config, pairs) == 5
+    # A replica and a setting of a sweep leave that record to the whole.
+    for folder in (run, run / "replicas" / "0", tmp_path / "sweep" / "settings" / "3"):
+        np.testing.assert_array_equal(training_data(folder, config).parts["train"], train_rows)
     for folder in (tmp_path, tmp_path / "replicas" / "0"):  # imported weights
         with pytest.raises(DataError, match="does not record its training data"):
-            rows_trained_on(folder, config, pairs)
+            training_data(folder, config)
     test.write_text("\n".join(test.read_text().splitlines()[:-1]) + "\n")
     with pytest.raises(DataError, match="run have changed since it was trained"):
-        rows_trained_on(run, config, pairs)
+        training_data(run, config)
     (run / "data.json").write_text("{")
-    for ask in (lambda: resume(run), lambda: rows_trained_on(run, config, pairs)):
+    for ask in (lambda: resume(run), lambda: training_data(run, config)):
         with pytest.raises(DataError, match="data.json: damaged .JSONDecodeError"):
             ask()
     test.unlink()
     with pytest.raises(DataError, match=r"cannot be read from this folder \(.*test.csv: no such file\)"):
-        rows_trained_on(run, config, pairs)
+        training_data(run, config)
+
+
+@pytest.mark.parametrize("kind, repeated", [("repeats", 6), ("cold", 0)])
+def test_evaluate_measures_a_table_as_training_does_its_test_part(kind, repeated, tiny_config, tmp_path, monkeypatch):
+    """Affinities, where training pairs stand in the table again, or none of its drugs stands in training."""
+    plain, run = tiny_config("regression").data, tmp_path / "run"
+    changes = {
+        "repeats": lambda rows: rows + rows_of(plain.train)[:6],
+        "cold": lambda rows: [row | {"SMILES": f"{row['SMILES']}C"} for row in rows],
+    }
+    test = rewrite(plain.test, tmp_path / "test.csv", changes[kind])
+    config = tiny_config("regression", data={"test": test})
+    monkeypatch.setattr(run_module, "_run", lambda *_: {})
+    train(config, run)
+    sizes = lambda names: np.array([len(name) for name in names], float)
+    by_size = lambda self, table, store: sizes(table.drugs)[table.drug] + sizes(table.proteins)[table.protein]
+    monkeypatch.setattr(TrainedRun, "score", by_size)
+    trained = TrainedRun(config=config, members=(), calibration=Calibration(), calibrated=False)
+    monkeypatch.setattr("jaxdti.inference.evaluate.load_run", lambda run: trained)
+
+    found = evaluate(run, Path(test), tmp_path, label_column="affinity")
+    dataset = load_data(config.data, config.task)
+    score = trained.score(dataset.table, dataset.store)
+    scores = {part: score[dataset.parts[part]] for part in results.SCORED_PARTS}
+    wanted = results.evaluate_parts(config, dataset, dataset.parts, scores, Calibration())["test"]
+    assert found == wanted | {"rows_trained_on": repeated} == strict_json((tmp_path / "test_metrics.json").read_text())
+    assert ("unseen_pairs_mse" in found) == (kind == "repeats")
+    # Without the training data nothing is known of pairs, drugs and proteins.
+    (run / "data.json").unlink()
+    alone = evaluate(run, Path(test), tmp_path, label_column="affinity", overwrite=True)
+    assert "does not record its training data" in alone["rows_not_checked"]
+    assert alone["mse"] == found["mse"] and "unseen_pairs_mse" not in alone
+    assert (alone["mse_ci"] == found["mse_ci"]) == (kind == "repeats")
+
+
+def test_evaluate_from_the_command_line(finished, tmp_path, monkeypatch, capfd):
+    config, run, summary = finished
+    monkeypatch.chdir(tmp_path)
+    rewrite(config.data.test, Path("pairs.csv"), lambda rows: with_a_bad_row([*rows, rows[0]]))
+    assert cli.main(["evaluate", str(run), "pairs.csv", "--label-column", "Y"]) == 0
+    out, err = capfd.readouterr()
+    for line in (
+        "table: 22 rows read, 20 kept",
+        "rows rejected: 1 (1 SMILES cannot be read)",
+        "duplicate rows dropped: 1",
+        "rejected rows are listed in pairs_rejected.csv",
+    ):
+        assert line in err.splitlines()
+    assert out.splitlines()[0] == "pairs.csv" and ["pairs", "20"] in [line.split() for line in out.splitlines()]
+    assert out.endswith("written to pairs_metrics.json and pairs_scores.csv\n")
+    metrics = strict_json(Path("pairs_metrics.json").read_text())
+    assert metrics["rows_trained_on"] == 0
+    for name in ("pairs", "auroc", "auroc_ci", "brier", "accuracy"):  # of the test part, whose valid rows these are
+        assert metrics[name] == pytest.approx(summary["test"][name], abs=1e-5), name
+    scores, given = rows_of("pairs_scores.csv"), rows_of(config.data.test)
+    assert list(scores[0]) == ["row", "SMILES", "Protein", "label", "score", "probability"]
+    assert [row["row"] for row in scores] == [str(i) for i in range(1, 21)]
+    assert [row["Protein"] for row in scores] == [row["Protein"] for row in given]
+    assert [float(row["label"]) for row in scores] == [float(row["Y"]) for row in given]
+    predicted = pq.read_table(run / "predictions.parquet").to_pylist()
+    expected = [row["score"] for row in predicted if row["split"] == "test"]
+    np.testing.assert_allclose([float(row["score"]) for row in scores], expected, atol=1e-5)
+    (rejected,) = rows_of("pairs_rejected.csv")
+    assert [rejected[name] for name in ("file", "row", "field", "value")] == ["pairs.csv", "22", "SMILES", "C1CC"]
+    # Again: refused, and on request replaced as a whole.
+    assert cli.main(["evaluate", str(run), "pairs.csv", "--label-column", "Y"]) == 2
+    assert "pairs_metrics.json: already exists; give another --output, or --overwrite" in capfd.readouterr().err
+    rewrite(config.data.test, Path("pairs.csv"), list)
+    assert cli.main(["evaluate", str(run), "pairs.csv", "--label-column", "Y", "--overwrite"]) == 0
+    assert not Path("pairs_rejected.csv").exists()
+
+
+def test_predict_from_the_command_line(finished, tmp_path, monkeypatch, capfd):
+    config, run, _ = finished
+    monkeypatch.chdir(tmp_path)
+    bad_between = lambda rows: [*with_a_bad_row([rows[1]]), rows[0]]
+    noted = lambda rows: [row | {"note": f"row, {i}"} for i, row in enumerate(bad_between(rows))]
+    rewrite(config.data.test, Path("pairs.csv"), noted)
+    assert cli.main(["predict", str(run), "pairs.csv", "--output", "scores.csv"]) == 0
+    out, err = capfd.readouterr()
+    assert out == "3 rows, 1 without a score (see the column error); written to scores.csv\n"
+    assert "rows rejected: 1 (1 SMILES cannot be read)" in err.splitlines()
+    given, found = rows_of("pairs.csv"), rows_of("scores.csv")
+    assert list(found[0]) == [*given[0], "score", "probability", "error"]
+    assert [{name: row[name] for name in given[0]} for row in found] == given
+    predicted = pq.read_table(run / "predictions.parquet").to_pylist()
+    expected = [row["score"] for row in predicted if row["split"] == "test"]
+    np.testing.assert_allclose([float(found[i]["score"]) for i in (0, 2)], [expected[1], expected[0]], atol=1e-5)
+    assert [bool(row["error"]) for row in found] == [False, True, False]
+    assert (found[1]["score"], found[1]["probability"]) == ("", "") and found[1]["error"].startswith("SMILES: ")
 
 
 def test_places_that_cannot_be_a_run_directory_are_refused(tiny_config, tmp_path):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxdti import cli
-from jaxdti.config import load_config, save_config
+from jaxdti.config import DataConfig, load_config, save_config
 from jaxdti.data.interactions import DataError
 from jaxdti.data.load import load_data
 from jaxdti.data.splits import write_split
@@ -207,7 +207,7 @@ def test_a_schedule_of_another_length_is_another_group(tiny_config, one_table):
 
 
 def test_a_seed_that_changes_no_split_is_refused(tiny_config):
-    with pytest.raises(DataError, match="--grid data.split_seed: these data come split already"):
+    with pytest.raises(DataError, match="data.split_seed=1 is set, but data.train .* come split already"):
         grouped(tiny_config(), "data.split_seed=0,1")
 
 
@@ -431,10 +431,10 @@ def test_split_seeds_are_replicas_with_other_rows(tiny_config, one_table, tmp_pa
 
 
 def test_folds_of_one_table_are_replicas_too(tiny_config, one_table, tmp_path):
-    config = tiny_config(epochs=1, buckets=1, data=one_table(split="cold_drug"))
+    config = tiny_config(epochs=1, buckets=1, data=one_table(split_fractions=DataConfig.split_fractions))
     files = []
     for seed in (3, 4):
-        data = load_data(setting_config(config, {"data.split_seed": seed}).data, config.task)
+        data = load_data(tiny_config(data=one_table(split="cold_drug", split_seed=seed)).data, config.task)
         files.append(str(tmp_path / f"fold{seed}.json"))
         write_split(Path(files[-1]), data.parts, data.table, "cold_drug", seed)
     found = sweep(config, [f"data.split_file={','.join(files)}"], tmp_path / "sweep", together=2)
@@ -442,7 +442,7 @@ def test_folds_of_one_table_are_replicas_too(tiny_config, one_table, tmp_path):
     train(setting_config(config, {"data.split_file": files[1]}), tmp_path / "alone")
     assert_same_run(tmp_path / "sweep/settings/1", tmp_path / "alone")
     assert len(found.rows) == 2 and found.rows[0]["test_auroc"] != found.rows[1]["test_auroc"]
-    with pytest.raises(DataError, match="--grid data.split_seed: these data come split already"):
+    with pytest.raises(DataError, match=r"data.split_seed=1 and data.split_file=\S+fold4.json are both set"):
         grouped(setting_config(config, {"data.split_file": files[1]}), "data.split_seed=0,1")
 
 

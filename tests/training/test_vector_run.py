@@ -91,6 +91,13 @@ def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, 
     assert "san: above none on" in capsys.readouterr().out
     monkeypatch.setattr(vector_run, "vector_baseline", None)
     assert main(["train", "--resume", str(run)]) == 0 and len(trained) == 4  # finished: nothing is trained
+    with monkeypatch.context() as patch:  # killed before the data were recorded
+        patch.setattr(vector_run, "_run", lambda *_: {})
+        killed = tmp_path / "killed"
+        killed.mkdir()
+        (killed / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
+        vector_run.resume_vectors(killed)
+    assert (killed / "data.json").read_bytes() == (run / "data.json").read_bytes()
     (tmp_path / "test.csv").write_text((tmp_path / "test.csv").read_text().replace("yes", "no", 1))
     assert main(["train", "--resume", str(run)]) == 2
     assert "the data changed since the run began" in capsys.readouterr().err
