@@ -253,6 +253,8 @@ def _cast(kind: Any, value: Any) -> Any:
     if isinstance(kind, types.UnionType):
         return None if value is None else _cast(parts[0], value)
     if typing.get_origin(kind) is tuple:
+        if parts[-1] is ... and isinstance(value, (int, float, str)):
+            value = (value,)  # one alone, as on the command line
         if not isinstance(value, (list, tuple)) or (parts[-1] is not ... and len(value) != len(parts)):
             raise TypeError
         return tuple(_cast(parts[0], item) for item in value)

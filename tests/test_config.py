@@ -77,6 +77,13 @@ def test_numbers_without_a_point_are_read_as_numbers(write):
     assert load_config(write("training: {learning_rate: 5e-5}")).training.learning_rate == 5e-5
 
 
+def test_one_value_alone_is_a_list_of_one(write):
+    text = "response: {methods: ae, pretraining: {orthogonality: 1, dropout: 5e-1}}\nmodel: {protein_kernels: 5}\n"
+    config = load_config(write(text))
+    assert config.model.protein_kernels == (5,) and config.response.methods == ("ae",)
+    assert config.response.pretraining.orthogonality == (1.0,) and config.response.pretraining.dropout == (0.5,)
+
+
 def test_a_section_may_be_merged_from_an_anchor(write):
     path = write("data: &d {max_atoms: 50}\n")
     assert load_config(path).data.max_atoms == 50
