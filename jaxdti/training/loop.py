@@ -111,7 +111,7 @@ def label_scale(table: InteractionTable, replica: Replica) -> tuple[float, float
 
 def class_weights(table: InteractionTable, replica: Replica) -> tuple[float, float]:
     """Loss factors of labels 0 and 1, inversely to their frequency in train and of mean 1 over its rows."""
-    if replica.config.task != "classification" or not replica.config.training.class_weight:
+    if not replica.config.training.class_weight:
         return 1.0, 1.0
     positive = float(table.label[replica.parts["train"]].mean())
     if positive in (0.0, 1.0):

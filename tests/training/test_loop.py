@@ -370,8 +370,6 @@ def test_class_weights_are_the_balanced_ones_of_scikit_learn():
     np.testing.assert_allclose(loop.class_weights(make_table(label), Replica(config, PARTS)), expected, rtol=1e-6)
     assert loop.class_weights(make_table(label), Replica(Config(), PARTS)) == (1.0, 1.0)
     assert loop.class_weights(make_table(np.ones(60)), Replica(config, PARTS)) == (1.0, 1.0)
-    regression = Replica(Config(task="regression", training=config.training), PARTS)
-    assert loop.class_weights(make_table(label), regression) == (1.0, 1.0)
 
 
 def test_labels_are_standardised_by_the_training_part_alone():
