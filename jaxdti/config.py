@@ -608,11 +608,7 @@ class ResponseConfig:
             ("thresholds", self.source_kind == "continuous", "response.source_kind=binary has labels already"),
             ("target_value_column", self.target_response or self.dataset, "response.target_response is not given"),
             ("date_column", self.target_response or self.dataset, "response.target_response is not given"),
-            (
-                "date_column",
-                self.target_kind == "binary",
-                "repeated continuous responses are averaged",
-            ),
+            ("date_column", self.target_kind == "binary", "repeated continuous responses are averaged"),
             ("confounder_column", self.confounders or self.dataset, "response.confounders is not given"),
         ):
             if (value := getattr(self, name)) is not None and not used:

@@ -246,13 +246,9 @@ def _programs(
     if adversarial:
         tx = make_rmsprop()
         after = {snapshot.epochs: snapshot for snapshot in start}
-        places = [
-            (after[s.reconstruction_epochs], after[s.reconstruction_epochs].settings.index(s.base)) for s in settings
-        ]
-        own = [jax.tree.map(lambda x, row=row: x[row], snapshot.params) for snapshot, row in places]
-        pretrained = jax.tree.map(lambda *leaves: np.stack(leaves), *own)
-        # What did not survive the reconstruction is no start.
-        failed = np.array([snapshot.failed[row] for snapshot, row in places], np.int32)
+        starts = [_model(after[setting.reconstruction_epochs], setting.base) for setting in settings]
+        pretrained = jax.tree.map(lambda *leaves: np.stack(leaves), *(params for params, _ in starts))
+        failed = np.array([step for _, step in starts], np.int32)  # what did not survive the reconstruction is no start
 
         def begin(seed, hyper, params, failed):
             model = _state(params, tx, seed, hyper).replace(first_bad=failed)
@@ -278,7 +274,7 @@ def _programs(
 
 
 def _model(snapshot: Snapshot, setting: Setting) -> tuple[Any, int]:
-    """The parameters of one setting, and the step at which it failed, if it did."""
+    """The parameters of one setting, and the step at which it failed, -1 if it did not."""
     row = snapshot.settings.index(setting)
     return jax.tree.map(lambda x: x[row], snapshot.params), int(snapshot.failed[row])
 

@@ -89,15 +89,12 @@ def resume_response(run: Path) -> dict[str, Any]:
       DataError: not such a run, or the data are no longer those it began with.
       NonFiniteLoss, Interrupted: as ``respond``.
     """
-    begun = (run / "data.json").is_file()
-    if not (run / "config.yaml").is_file() or (begun and not (run / "left_out.csv").is_file()):
+    recorded = (run / "data.json").is_file()
+    if not (run / "config.yaml").is_file() or (recorded and not (run / "left_out.csv").is_file()):
         raise DataError(f"{run}: not a drug response run; expected a directory with config.yaml and left_out.csv")
     config = load_config(run / "config.yaml")
     study = load_study(config.response)
-    if begun:
-        check_unchanged(run, study.identity())
-    else:  # killed before the data were recorded
-        _record(run, study)
+    check_unchanged(run, study.identity(), lambda: _record(run, study))
     return _run(config, run, study)
 
 

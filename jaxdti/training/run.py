@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -135,10 +135,7 @@ def resume(run: Path) -> dict[str, Any]:
     """
     config = resumable_config(run)
     dataset = load_data(config.data, config.task)
-    if (run / "data.json").is_file():
-        check_unchanged(run, describe_data(dataset)["sha256"])
-    else:
-        record_data(run, dataset, config.data.split_seed)
+    check_unchanged(run, describe_data(dataset)["sha256"], lambda: record_data(run, dataset, config.data.split_seed))
     return _run(config, run, dataset)
 
 
@@ -161,8 +158,13 @@ def _is_hardly_begun(run: Path) -> bool:
     return all(path.name in _BEFORE_DATA or path.suffix == ".tmp" for path in run.iterdir())
 
 
-def check_unchanged(run: Path, now: str) -> None:
-    """Raises DataError unless ``now`` is the SHA-256 of the data that the run began with."""
+def check_unchanged(run: Path, now: str, record: Callable[[], None]) -> None:
+    """Raises DataError unless ``now`` is the SHA-256 of the data that the run began with.
+
+    A run that was killed before it recorded them gets its data.json from ``record``.
+    """
+    if not (run / "data.json").is_file():
+        record()
     begun = data_record(run / "data.json")["sha256"]
     if begun != now:
         raise DataError(f"{run}: the data changed since the run began (sha256 {begun}, now {now})")

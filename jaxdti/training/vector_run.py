@@ -90,7 +90,7 @@ def train_vectors(config: Config, output: Path, *, overwrite: bool = False) -> d
     domains = load_domains(config, _seeds(config))
     with new_directory(output):
         save_config(config, output / "config.yaml")
-        write_json(output / "data.json", {"sha256": _fingerprint(domains)})
+        _record(output, domains)
     return _run(config, output, domains)
 
 
@@ -116,7 +116,7 @@ def transfer_vectors(source: Path, config: Config, output: Path, *, overwrite: b
     with new_directory(output):
         save_networks(output / _SOURCE, networks)
         save_config(config, output / "config.yaml")
-        write_json(output / "data.json", {"sha256": _fingerprint(domains)})
+        _record(output, domains)
     return _run(config, output, domains, networks)
 
 
@@ -130,15 +130,16 @@ def resume_vectors(run: Path) -> dict[str, Any]:
     config = resumable_config(run)
     networks = None if config.transfer.mode == "none" else load_networks(run / _SOURCE)
     domains = load_domains(config, _seeds(config), networks)
-    if (run / "data.json").is_file():
-        check_unchanged(run, _fingerprint(domains))
-    else:  # killed before it was written
-        write_json(run / "data.json", {"sha256": _fingerprint(domains)})
+    check_unchanged(run, _fingerprint(domains), lambda: _record(run, domains))
     return _run(config, run, domains, networks)
 
 
 def _seeds(config: Config) -> range:
     return range(config.training.seed, config.training.seed + config.training.replicas)
+
+
+def _record(output: Path, domains: VectorDomains) -> None:
+    write_json(output / "data.json", {"sha256": _fingerprint(domains)})
 
 
 def _fingerprint(domains: VectorDomains) -> str:
