@@ -32,15 +32,17 @@ def main() -> None:
 def measure(cases: list[tuple[str, str]], repeats: int) -> list[Row]:
     """One step of each case in every round, in one bucket of Human's cluster split."""
     from jaxdti.config import AdaptationConfig, Config, DataConfig, TrainingConfig
-    from jaxdti.data.load import load_data
+    from jaxdti.data.pairs.device import host_features
+    from jaxdti.data.pairs.load import load_data
     from jaxdti.inference.scoring import buckets_for
-    from jaxdti.training.features import host_features
-    from jaxdti.training.loop import Reporter, chunk_programs
+    from jaxdti.studies.pairs import make_method
     from jaxdti.training.mesh import REPLICATED, STATES, make_mesh, put
-    from jaxdti.training.method import Replica
     from jaxdti.training.optimizer import make_optimizer
-    from jaxdti.training.run import make_method
-    from jaxdti.training.state import hyper_parameters, init_replicas
+    from jaxdti.training.progress import Reporter
+    from jaxdti.training.state import init_replicas
+    from jaxdti.training.streamed import chunk_programs
+    from jaxdti.training.supervised import hyper_parameters
+    from jaxdti.training.task import Replica
 
     base = Config(data=DataConfig(dataset=DATASET), training=TrainingConfig(batch_size=BATCH, chunk_steps=1))
     dataset = load_data(base.data, base.task)

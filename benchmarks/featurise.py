@@ -15,9 +15,9 @@ from harness import Row, cores, interleaved, median_ratio, parse, show, write
 from rdkit import Chem, rdBase
 
 from jaxdti.config import DataConfig
-from jaxdti.data.features import featurize_smiles
-from jaxdti.data.load import load_data
 from jaxdti.data.molecules import featurize_batch
+from jaxdti.data.pairs.featurise import featurize_smiles
+from jaxdti.data.pairs.load import load_data
 
 QUICK = 300  # molecules
 REPEATS = 3

@@ -137,7 +137,7 @@ def measure(
 ) -> Row:
     """Scores pairs of Human with fresh weights: of ``part`` ("all" or one of the split), or all of drugs x proteins."""
     from jaxdti.config import DataConfig, ModelConfig
-    from jaxdti.data.load import load_data
+    from jaxdti.data.pairs.load import load_data
     from jaxdti.memory import keep_freed_memory
 
     keep_freed_memory()  # as the command line does
@@ -237,9 +237,9 @@ def time_scoring(config, table, store, rows: np.ndarray, *, form: str | None, re
     """
     import jax
 
+    from jaxdti.data.pairs.device import device_features
     from jaxdti.inference import scoring
-    from jaxdti.training.features import device_features
-    from jaxdti.training.state import init_variables
+    from jaxdti.models.drugban import init_variables
 
     batch = min(BATCH, len(table))
     variables = jax.block_until_ready(init_variables(config, 0))

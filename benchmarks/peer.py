@@ -24,9 +24,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from jaxdti.config import DataConfig
-from jaxdti.data.load import load_data
 from jaxdti.data.molecules import ELEMENTS, HYBRIDISATIONS
-from jaxdti.data.sequences import encode_sequence
+from jaxdti.data.pairs.load import load_data
+from jaxdti.data.pairs.sequences import encode_sequence
 
 ATOMS = 290
 RESIDUES = 1200

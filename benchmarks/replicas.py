@@ -66,7 +66,8 @@ def measure_vectors(batch: int, replicas: int, *, repeats: int) -> Row:
     """As ``measure``, for whole trainings of a plain network on feature vectors, ``STEPS`` steps each."""
     from jaxdti.config import TrainingConfig
     from jaxdti.models.fnn import FNN, init_fnn
-    from jaxdti.training.vectors import VectorReplica, fit_vectors
+    from jaxdti.training.resident import fit_vectors
+    from jaxdti.training.task import VectorReplica
 
     rng, model = np.random.default_rng(0), FNN()
     features = jnp.asarray(rng.random((STEPS * batch // 4, FINGERPRINT)) < 0.05, jnp.uint8)
@@ -116,12 +117,13 @@ def first(result):
 def drugban(batch: int, dtype: str = "float32"):
     """A step of DrugBAN of the paper's sizes, fresh states, and batches of pairs with ``ATOMS`` and ``RESIDUES``."""
     from jaxdti.config import Config, ModelConfig
-    from jaxdti.data.batches import PairBatch, Shape
-    from jaxdti.training.features import DeviceFeatures
-    from jaxdti.training.objectives import pair_objective
+    from jaxdti.data.pairs.buckets import PairBatch, Shape
+    from jaxdti.data.pairs.device import DeviceFeatures
+    from jaxdti.models.drugban import init_variables
     from jaxdti.training.optimizer import make_optimizer
-    from jaxdti.training.state import hyper_parameters, init_state, init_variables
+    from jaxdti.training.state import init_state
     from jaxdti.training.step import make_train_step
+    from jaxdti.training.supervised import hyper_parameters, pair_objective
 
     config, shape, count = Config(model=ModelConfig(dtype=dtype)), Shape(ATOMS, 48, RESIDUES), 64
     rng = np.random.default_rng(0)

@@ -26,11 +26,12 @@ from harness import (
 )
 
 from jaxdti.config import HeadConfig, PlantedExpressionConfig, ResponseConfig
-from jaxdti.data.study import load_study
-from jaxdti.training.response_heads import Encoder, ResponseHead, _init, _replicas, _training, encoders_together
-from jaxdti.training.response_objectives import Profiles
-from jaxdti.training.response_pretraining import _programs, plan_batches, settings_of
-from jaxdti.training.vectors import fit_vectors
+from jaxdti.data.expression.study import load_study
+from jaxdti.models.response_head import Encoder, ResponseHead
+from jaxdti.studies.response.heads import _init, _replicas, _training, encoders_together
+from jaxdti.studies.response.pretraining import _programs, plan_batches, settings_of
+from jaxdti.training.codeae import Profiles
+from jaxdti.training.resident import fit_vectors
 
 DRUGS, SETTINGS, FOLDS = 7, 60, 5
 GENES, SOURCE, TARGET = 1426, 600, 2000  # about the paper's

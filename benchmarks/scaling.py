@@ -111,8 +111,8 @@ def training_step(pairs: int, atoms: int, residues: int) -> Work:
     """(run one step, its pairs, its floating-point operations)."""
     import jax
 
-    from jaxdti.data.batches import pair_cost
-    from jaxdti.training.features import device_features
+    from jaxdti.data.pairs.buckets import pair_cost
+    from jaxdti.data.pairs.device import device_features
 
     _, state = model()
     store, shape = made_up_store(pairs, atoms, residues)
@@ -127,10 +127,10 @@ def training_step(pairs: int, atoms: int, residues: int) -> Work:
 def scoring(pairs: int, atoms: int, residues: int) -> Work:
     """(score ``USES`` pairs of each of ``pairs`` drugs and proteins, how many pairs, their operations)."""
     from jaxdti.config import ModelConfig
-    from jaxdti.data.batches import one_bucket, pair_cost
-    from jaxdti.data.interactions import InteractionTable
+    from jaxdti.data.pairs.buckets import one_bucket, pair_cost
+    from jaxdti.data.pairs.device import device_features
+    from jaxdti.data.pairs.table import InteractionTable
     from jaxdti.inference.scoring import make_scorer
-    from jaxdti.training.features import device_features
 
     store, shape = made_up_store(pairs, atoms, residues)
     drug = np.repeat(np.arange(pairs), USES)
@@ -175,9 +175,9 @@ def measure_memory(*, folder: str, streamed: bool, batch: int) -> Row:
     """Trains ``STEPS`` steps on pairs drawn from the whole store."""
     import jax
 
-    from jaxdti.data.batches import Shape
-    from jaxdti.data.interactions import FeatureStore
-    from jaxdti.training.features import chunk_features, device_features, feature_bytes
+    from jaxdti.data.pairs.buckets import Shape
+    from jaxdti.data.pairs.device import chunk_features, device_features, feature_bytes
+    from jaxdti.data.pairs.table import FeatureStore
 
     arrays = {file.stem: np.load(file, mmap_mode="r") for file in Path(folder).glob("*.npy")}
     store = FeatureStore(**arrays)
@@ -227,8 +227,10 @@ def anonymous_bytes() -> int | None:
 def model():
     """The configuration of DrugBAN as published, and a state to begin with."""
     from jaxdti.config import Config
+    from jaxdti.models.drugban import init_variables
     from jaxdti.training.optimizer import make_optimizer
-    from jaxdti.training.state import hyper_parameters, init_state, init_variables
+    from jaxdti.training.state import init_state
+    from jaxdti.training.supervised import hyper_parameters
 
     config = Config()
     init, tx = partial(init_variables, config.model), make_optimizer(config.training, 100)
@@ -237,9 +239,9 @@ def model():
 
 def step_of(shape):
     """``step(state, features, batch)`` at this shape."""
-    from jaxdti.training.objectives import pair_objective
     from jaxdti.training.optimizer import make_optimizer
     from jaxdti.training.step import make_train_step
+    from jaxdti.training.supervised import pair_objective
 
     config, _ = model()
     tx = make_optimizer(config.training, 100)
@@ -270,8 +272,8 @@ def made_up_offsets(count: int, atoms: int, residues: int) -> dict[str, np.ndarr
 
 def made_up_store(count: int, atoms: int, residues: int):
     """(store, the shape that all of it has)."""
-    from jaxdti.data.batches import Shape
-    from jaxdti.data.interactions import FeatureStore
+    from jaxdti.data.pairs.buckets import Shape
+    from jaxdti.data.pairs.table import FeatureStore
 
     store = FeatureStore(**made_up_arrays(count, atoms, residues), **made_up_offsets(count, atoms, residues))
     return store, Shape(atoms, atoms + atoms // 5, residues)
@@ -294,7 +296,7 @@ def write_store(folder: Path, count: int, atoms: int, residues: int) -> None:
 
 def made_up_batch(entities: np.ndarray):
     """Pairs of drug i and protein i, every other one positive."""
-    from jaxdti.data.batches import PairBatch
+    from jaxdti.data.pairs.buckets import PairBatch
 
     index = entities.astype(np.int32)
     label = (np.arange(len(index)) % 2).astype(np.float32)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from harness import Row, matmul_ceiling, parse, peak_device_bytes, peak_host_bytes, show, write
 from replicas import ATOMS, RESIDUES, drugban
 
-from jaxdti.data.batches import pair_cost
+from jaxdti.data.pairs.buckets import pair_cost
 from jaxdti.training.step import chunk_steps, make_chunk
 
 COLUMNS = (

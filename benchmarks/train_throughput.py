@@ -118,17 +118,19 @@ def measure(*, batch: int, dtype: str, buckets: int, samples: int, profile: Path
     import jax
 
     from jaxdti.config import Config, DataConfig, ModelConfig, TrainingConfig
-    from jaxdti.data.batches import pair_cost
-    from jaxdti.data.load import load_data
+    from jaxdti.data.pairs.buckets import pair_cost
+    from jaxdti.data.pairs.device import host_features
+    from jaxdti.data.pairs.load import load_data
     from jaxdti.inference.scoring import buckets_for
     from jaxdti.memory import keep_freed_memory
-    from jaxdti.training.features import host_features
-    from jaxdti.training.loop import Reporter, chunk_programs
+    from jaxdti.studies.pairs import make_method
     from jaxdti.training.mesh import REPLICATED, STATES, make_mesh, put
-    from jaxdti.training.method import Replica
     from jaxdti.training.optimizer import make_optimizer
-    from jaxdti.training.run import make_method
-    from jaxdti.training.state import hyper_parameters, init_replicas
+    from jaxdti.training.progress import Reporter
+    from jaxdti.training.state import init_replicas
+    from jaxdti.training.streamed import chunk_programs
+    from jaxdti.training.supervised import hyper_parameters
+    from jaxdti.training.task import Replica
 
     keep_freed_memory()  # as the command line does
     config = Config(

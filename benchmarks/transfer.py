@@ -34,17 +34,20 @@ def drugban_rows(quick: bool) -> list[Row]:
     ``scoring_seconds`` what the validation part takes after each. ``quick`` takes 512 pairs of one length bucket.
     """
     from jaxdti.config import Config, DataConfig, TrainingConfig, TransferConfig
-    from jaxdti.data.load import load_data
+    from jaxdti.data.pairs.device import device_features
+    from jaxdti.data.pairs.load import load_data
     from jaxdti.inference.scoring import buckets_for, make_scorer
     from jaxdti.inference.trained import Weights
-    from jaxdti.training.features import device_features
-    from jaxdti.training.loop import Reporter, chunk_programs
+    from jaxdti.models.drugban import init_variables
+    from jaxdti.studies.transfer.frozen import transferred
     from jaxdti.training.mesh import REPLICATED, STATES, make_mesh, put, take_replica
-    from jaxdti.training.method import Replica
     from jaxdti.training.optimizer import make_optimizer
-    from jaxdti.training.state import hyper_parameters, init_replicas, init_variables
+    from jaxdti.training.progress import Reporter
+    from jaxdti.training.state import init_replicas
     from jaxdti.training.step import chunk_steps
-    from jaxdti.training.transfer import transferred
+    from jaxdti.training.streamed import chunk_programs
+    from jaxdti.training.supervised import hyper_parameters
+    from jaxdti.training.task import Replica
 
     base = Config(data=DataConfig(dataset=DATASET), training=TrainingConfig(batch_size=BATCH, buckets=6))
     dataset = load_data(base.data, base.task)
@@ -113,7 +116,9 @@ def fnn_rows(quick: bool) -> list[Row]:
 
     from jaxdti.config import TrainingConfig
     from jaxdti.models.fnn import FNN, init_fnn, split, take_layers
-    from jaxdti.training.vectors import VectorReplica, fit_vectors, predict_vectors
+    from jaxdti.training.replicas import predict_vectors
+    from jaxdti.training.resident import fit_vectors
+    from jaxdti.training.task import VectorReplica
 
     bits, compounds, model, rng = 2048, 512 if quick else 4096, FNN(), np.random.default_rng(0)
     fingerprints = jnp.asarray(rng.random((compounds, bits)) < 0.03, jnp.uint8)

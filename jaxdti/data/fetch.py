@@ -17,17 +17,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from jaxdti.data.features import user_cache_dir
-from jaxdti.data.interactions import DataError
-from jaxdti.data.named import (
-    RECORDS,
-    Upstream,
-    content_hash,
-    find_dataset,
-    get_dataset,
-    read_records,
-    write_json,
-)
+from jaxdti.data.named import RECORDS, Upstream, content_hash, find_dataset, get_dataset, read_records
+from jaxdti.errors import DataError
+from jaxdti.files import user_cache_dir, write_json
 
 BASE_URL = "https://raw.githubusercontent.com"
 LARGE_FILE_URL = "https://media.githubusercontent.com/media"

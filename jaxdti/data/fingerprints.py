@@ -7,7 +7,7 @@ import scipy.sparse
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdFingerprintGenerator
 
-from jaxdti.data.interactions import DataError
+from jaxdti.errors import DataError
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 FINGERPRINT_BITS = 1024

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxdti.config import DataConfig
-from jaxdti.data.features import user_cache_dir
-from jaxdti.data.interactions import DataError
+from jaxdti.errors import DataError
+from jaxdti.files import user_cache_dir, write_json
 
 DRUGBAN = "peizhenbai/DrugBAN/9923f8c99959e00263103ff9ac61ba0eaccc8e02/datasets"
 DEEPDTA = "hkmztrk/DeepDTA/a546a8433a6822e958f36171c4356ad6f414d623/data"
@@ -290,17 +290,6 @@ def content_hash(path: Path) -> str:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read to its end, damaged file? ({error})") from error
     return total.hexdigest()
-
-
-def write_json(path: Path, content: object) -> None:
-    """Writes JSON that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_records(folder: Path) -> dict[str, str]:

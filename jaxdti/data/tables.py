@@ -17,7 +17,7 @@ import pyarrow.compute
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as arrow_parquet
 
-from jaxdti.data.interactions import DataError
+from jaxdti.errors import DataError
 
 compute: Any = pyarrow.compute  # its functions are made at run time, where a type checker cannot see them
 

@@ -15,7 +15,8 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from jaxdti.data.fingerprints import composition, ecfp4, three_mers
-from jaxdti.data.interactions import DataError, InteractionTable
+from jaxdti.data.pairs.table import InteractionTable
+from jaxdti.errors import DataError
 from jaxdti.evaluation.calibration import fit_threshold
 from jaxdti.evaluation.intervals import bootstrap_interval, unseen_groups
 from jaxdti.evaluation.metrics import classification_metrics, regression_metrics

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from jaxdti.data.interactions import InteractionTable
+from jaxdti.data.pairs.table import InteractionTable
 from jaxdti.evaluation.metrics import check_binary, finite_columns, weighted_concordance
 
 _BLOCK_ELEMENTS = 1 << 22  # float64 weights at a time, 32 MiB

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxdti.compilation import told_jit
 from jaxdti.config import REFERENCE_ATOMS, REFERENCE_RESIDUES, ModelConfig
-from jaxdti.data.batches import Shape
-from jaxdti.data.interactions import FeatureStore
+from jaxdti.data.pairs.buckets import Shape
+from jaxdti.data.pairs.device import DeviceFeatures, chosen_features
+from jaxdti.data.pairs.table import FeatureStore
 from jaxdti.layers.bilinear import gram_state
 from jaxdti.models.drugban import DrugBAN
-from jaxdti.training.features import DeviceFeatures, chosen_features
+from jaxdti.training.compilation import told_jit
 
 ATOM_GRANULE, RESIDUE_GRANULE, BOND_GRANULE = 8, 16, 8
 GRAM_STEP = 128  # rows of an entity that its Gram state takes in at a time, so that little of it is padding

@@ -8,15 +8,15 @@ import pyarrow as pa
 
 from jaxdti.config import Config, DataConfig
 from jaxdti.console import say
-from jaxdti.data.interactions import DataError, InteractionTable
-from jaxdti.data.leaks import known_pairs
-from jaxdti.data.load import Dataset, load_data
-from jaxdti.data.named import write_json
+from jaxdti.data.pairs.leaks import known_pairs
+from jaxdti.data.pairs.load import Dataset, data_record, describe_data, load_data
+from jaxdti.data.pairs.table import InteractionTable
+from jaxdti.data.pairs.validation import load_interactions
 from jaxdti.data.tables import table_name, write_table
-from jaxdti.data.validation import load_interactions
-from jaxdti.evaluation.evaluation import evaluate_part
+from jaxdti.errors import DataError
+from jaxdti.evaluation.part import evaluate_part
+from jaxdti.files import write_json
 from jaxdti.inference.trained import load_run
-from jaxdti.training.run import data_record, describe_data
 
 
 def evaluate(

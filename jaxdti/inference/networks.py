@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import softmax
 
-from jaxdti.data.interactions import DataError
-from jaxdti.data.named import write_json
 from jaxdti.data.tables import read_table
-from jaxdti.data.vectors import FeatureSpace
+from jaxdti.data.vectors.domains import FeatureSpace
+from jaxdti.errors import DataError
+from jaxdti.files import write_json
 from jaxdti.inference.predict import make_room
 from jaxdti.models.fnn import FNN, init_fnn
 from jaxdti.training.checkpoints import load_weights, save_weights
-from jaxdti.training.vectors import predict_vectors
+from jaxdti.training.replicas import predict_vectors
 
 NETWORKS = "networks"  # folder of a run: METHOD/TASK/ of each
 _CARD = "network.json"

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from jaxdti.config import DataConfig
 from jaxdti.console import say
-from jaxdti.data.validation import load_for_prediction
+from jaxdti.data.pairs.validation import load_for_prediction
 from jaxdti.inference.trained import TrainedRun, load_run
 
 _ADDED = ("score", "score_sd", "probability", "error")

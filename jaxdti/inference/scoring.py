@@ -9,19 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdti.compilation import told_jit
 from jaxdti.config import REFERENCE_ATOMS, REFERENCE_RESIDUES, ModelConfig
-from jaxdti.data.batches import Buckets, Shape, choose_buckets, one_bucket, pair_cost
-from jaxdti.data.interactions import FeatureStore, InteractionTable
-from jaxdti.inference.encode import (
-    Encode,
-    Entities,
-    Grams,
-    States,
-    drug_entities,
-    make_encoder,
-    protein_entities,
-)
+from jaxdti.data.pairs.buckets import Buckets, Shape, choose_buckets, one_bucket, pair_cost
+from jaxdti.data.pairs.device import DeviceFeatures
+from jaxdti.data.pairs.table import FeatureStore, InteractionTable
+from jaxdti.inference.encode import Encode, Entities, Grams, States, drug_entities, make_encoder, protein_entities
 from jaxdti.inference.pairs import (
     Groups,
     Tile,
@@ -41,9 +33,8 @@ from jaxdti.inference.pairs import (
     slot_tiles,
 )
 from jaxdti.models.drugban import DrugBAN
-from jaxdti.training.features import DeviceFeatures
-
-Scorer = Callable[[dict[str, Any], np.ndarray], np.ndarray]
+from jaxdti.training.compilation import told_jit
+from jaxdti.training.task import Scorer
 
 MEMORY = 1 << 29  # bytes of states; on CPU, pages of more cost more than what is encoded twice
 _MOST_LENGTHS = 4  # of drugs

@@ -8,15 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdti.compilation import keep_programs
 from jaxdti.config import Config, load_config
-from jaxdti.data.interactions import DataError, FeatureStore, InteractionTable
-from jaxdti.data.named import write_json
+from jaxdti.data.pairs.device import features_within
+from jaxdti.data.pairs.table import FeatureStore, InteractionTable
+from jaxdti.errors import DataError
 from jaxdti.evaluation.calibration import Calibration
+from jaxdti.files import write_json
 from jaxdti.inference.scoring import buckets_for, make_scorer
+from jaxdti.models.drugban import init_variables
 from jaxdti.training.checkpoints import load_weights
-from jaxdti.training.features import features_within
-from jaxdti.training.state import init_variables
+from jaxdti.training.compilation import keep_programs
 
 _BATCH = 64
 _BUCKETS = 6

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxdti.config import ModelConfig
-from jaxdti.data.interactions import DataError
+from jaxdti.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _torch_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every array as torch stores it, by torch name."""
     import jax
 
-    from jaxdti.training.state import init_variables
+    from jaxdti.models.drugban import init_variables
 
     shapes = jax.eval_shape(lambda: init_variables(config, 0))
     flat, _ = jax.tree_util.tree_flatten_with_path(shapes)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdti.data.interactions import DataError
+from jaxdti.errors import DataError
 from jaxdti.models.fnn import FNN
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jaxdti.config import Config, save_config
-from jaxdti.data.interactions import DataError
+from jaxdti.errors import DataError
 from jaxdti.evaluation.calibration import Calibration
 from jaxdti.inference.trained import write_model_card
 from jaxdti.interop.drugban import detect_config, from_torch, read_weights

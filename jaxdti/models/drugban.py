@@ -5,6 +5,9 @@ atom-residue pair into one joint vector, and a small network decodes it into a s
 ``config.reference`` asks for the published behaviour.
 """
 
+from functools import partial
+from typing import Any
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -12,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxdti.config import ModelConfig
+from jaxdti.config import REFERENCE_ATOMS, REFERENCE_RESIDUES, ModelConfig
 from jaxdti.layers.bilinear import BilinearAttention
 from jaxdti.layers.graph import DrugBatch, GraphConvolution, adjacency, atom_features
 from jaxdti.layers.linear import Linear
@@ -213,3 +216,22 @@ def depth(config: ModelConfig, path: tuple[str, ...]) -> int:
 def score(logits: Array) -> Array:
     """[B, 1] -> the logit [B]; [B, 2] -> logit_1 - logit_0."""
     return logits[:, 0] if logits.shape[-1] == 1 else logits[:, 1] - logits[:, 0]
+
+
+def init_variables(config: ModelConfig, seed: int | Array) -> dict[str, Any]:
+    """``{"params", "batch_stats"}`` of a fresh DrugBAN; no shape depends on the data."""
+    atoms = REFERENCE_ATOMS if config.reference else 2
+    residues = REFERENCE_RESIDUES if config.reference else 4
+    drug = DrugBatch(
+        atoms=jnp.zeros((1, atoms, 8), jnp.int8),
+        bonds=jnp.zeros((1, 1, 2), jnp.int32),
+        atom_count=jnp.ones((1,), jnp.int32),
+        bond_count=jnp.zeros((1,), jnp.int32),
+    )
+    protein = ProteinBatch(
+        residues=jnp.ones((1, residues), jnp.uint8), residue_count=jnp.full((1,), residues, jnp.int32)
+    )
+    # One program: operation by operation, dozens of small ones would be compiled.
+    init = jax.jit(partial(DrugBAN(config).init, train=False))
+    variables = init({"params": jax.random.PRNGKey(seed)}, drug, protein, jnp.ones((1,), bool))
+    return {"params": variables["params"], "batch_stats": variables["batch_stats"]}

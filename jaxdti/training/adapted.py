@@ -4,7 +4,7 @@ Every step takes as many target pairs as source pairs, from the same length buck
 once, by default each domain with batch statistics of its own, and the method of ``jaxdti.adaptation`` compares them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,27 +12,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.special import expit
 
 from jaxdti.adaptation.domains import SOURCE, TARGET, Domains
 from jaxdti.adaptation.methods import CLASS_WEIGHTED, adaptation_loss, adaptation_strength, init_adaptation
 from jaxdti.adaptation.pada import source_weights
 from jaxdti.adaptation.san import class_weights, target_entropy
 from jaxdti.config import Config
-from jaxdti.data.batches import Buckets, Chunk, PairBatch, Shape, pair_batch, plan_epoch
-from jaxdti.data.interactions import DataError, InteractionTable
-from jaxdti.evaluation.selection import deep_embedded_validation, importance_weights, prediction_information
-from jaxdti.inference.features import JointFeatures
-from jaxdti.inference.scoring import Scorer
-from jaxdti.models.drugban import DrugBAN
-from jaxdti.training.features import DeviceFeatures
-from jaxdti.training.loop import label_scale
-from jaxdti.training.method import Judge, Method, Replica, Variables
-from jaxdti.training.objectives import Objective, masked_mean, pair_losses
-from jaxdti.training.state import init_variables
+from jaxdti.data.pairs.buckets import Buckets, PairBatch, Shape, pair_batch
+from jaxdti.data.pairs.device import DeviceFeatures
+from jaxdti.data.pairs.table import InteractionTable
+from jaxdti.errors import DataError
+from jaxdti.models.drugban import DrugBAN, init_variables
+from jaxdti.training.objective import Objective, masked_mean
+from jaxdti.training.plans import plan_domains, refreshes
+from jaxdti.training.supervised import pair_losses
+from jaxdti.training.task import Method, Replica, Variables
 
 _MOMENTUM = 0.9  # of the running statistics
-_MOST_COMPARED = 2000  # pairs of each domain, to tell source from target by their features
 
 
 def adapted(replicas: Sequence[Replica], table: InteractionTable, buckets: Buckets, steps: int) -> Method:
@@ -63,19 +59,6 @@ def _whole_target(config: Config) -> bool:
     return config.adaptation.method in CLASS_WEIGHTED and config.adaptation.class_weights == "target"
 
 
-def refreshes(chunks: Sequence[Chunk], every: int | None) -> list[bool]:
-    """Whether the class weights are due before each chunk: the first one, and where ``every`` more steps are done.
-
-    The plan alone decides, so that a resumed epoch refreshes where an unbroken one does. Steps count from the start of
-    the epoch and without filler; a chunk is never cut, so that a refresh waits for its end.
-    """
-    if every is None:
-        return [i == 0 for i in range(len(chunks))]
-    steps = [int(np.any(chunk.rows >= 0, axis=(0, 2)).sum()) for chunk in chunks]
-    before = np.cumsum([0, *steps])[:-1] // every
-    return (np.diff(before, prepend=-1) > 0).tolist()
-
-
 def check_target(config: Config, parts: dict[str, np.ndarray]) -> None:
     """Raises DataError where the configuration asks for adaptation and there are no target pairs to adapt to."""
     if config.adaptation.method != "none" and not len(parts.get("target_train", ())):
@@ -83,75 +66,6 @@ def check_target(config: Config, parts: dict[str, np.ndarray]) -> None:
             f"adaptation.method={config.adaptation.method} needs unlabelled target pairs: a cluster split (data.split: "
             "cluster, or a dataset such as biosnap/cluster), or data.target"
         )
-
-
-def target_judge(config: Config, table: InteractionTable, scorer: Scorer, joint: JointFeatures) -> Judge:
-    """What selects the epoch by ``adaptation.selection``: a number from target pairs, without their labels."""
-
-    def information(replica: Replica, network: Callable[[str], Variables]) -> float:
-        return prediction_information(expit(scorer(network("target_train"), replica.parts["target_train"])))
-
-    def importance(replica: Replica, network: Callable[[str], Variables]) -> float:
-        rows = replica.parts["validation"]
-        score, label = np.asarray(scorer(network("validation"), rows), np.float64), table.label[rows]
-        mean, sd = label_scale(table, replica)
-        regression = config.task == "regression"
-        loss = (score - (label - mean) / sd) ** 2 if regression else np.logaddexp(0.0, score * (1.0 - 2.0 * label))
-        source, target = (joint(network(part), _sample(replica.parts[part])) for part in ("train", "target_train"))
-        weight = importance_weights(source, target, joint(network("validation"), rows))
-        return -deep_embedded_validation(loss, weight)
-
-    return {"information": information, "importance": importance}[config.adaptation.selection]
-
-
-def _sample(rows: np.ndarray) -> np.ndarray:
-    return np.sort(np.random.default_rng(0).permutation(rows)[:_MOST_COMPARED])
-
-
-def plan_domains(
-    replicas: Sequence[Replica], buckets: Buckets, batch_size: int, steps: int, *, epoch: int
-) -> list[Chunk]:
-    """The chunks of an epoch, rows int64 [replicas, steps, 2 B]: those of the source, with target rows beside them.
-
-    In each bucket the target rows are shuffled and repeated as often as its batches of source rows need them; no batch
-    has a row twice. A bucket without target rows trains on its source rows alone.
-    """
-    seeds = [replica.config.training.seed for replica in replicas]
-    sources = [replica.parts["train"] for replica in replicas]
-    chunks = plan_epoch(sources, buckets, batch_size, steps, seeds=seeds, epoch=epoch)
-    queues = [_Queue(r.parts["target_train"], buckets, seed, epoch) for r, seed in zip(replicas, seeds, strict=True)]
-    paired = []
-    for chunk in chunks:
-        target = np.full_like(chunk.rows, -1)
-        for r, queue in enumerate(queues):
-            for step in range(chunk.rows.shape[1]):
-                if np.any(chunk.rows[r, step] >= 0):
-                    rows = queue.take(chunk.bucket, batch_size)
-                    target[r, step, : len(rows)] = rows
-        paired.append(Chunk(chunk.bucket, np.stack([chunk.rows, target], -1).reshape(*chunk.rows.shape[:2], -1)))
-    return paired
-
-
-class _Queue:
-    """The target rows of each bucket, shuffled anew whenever they are used up."""
-
-    def __init__(self, rows: np.ndarray, buckets: Buckets, seed: int, epoch: int):
-        self.random = np.random.default_rng([seed, epoch, TARGET])
-        self.members = [rows[buckets.of_row[rows] == bucket] for bucket in range(len(buckets.shapes))]
-        self.waiting = [rows[:0] for _ in self.members]
-
-    def take(self, bucket: int, count: int) -> np.ndarray:
-        """The next ``count`` rows of a bucket, or all of them where it has no more."""
-        members = self.members[bucket]
-        count = min(count, len(members))
-        if len(self.waiting[bucket]) < count:
-            # What is left comes first, and not again among the first ones of the next round.
-            left = self.waiting[bucket]
-            fresh = self.random.permutation(members)
-            again = np.isin(fresh, left)
-            self.waiting[bucket] = np.concatenate([left, fresh[~again], fresh[again]])
-        taken, self.waiting[bucket] = self.waiting[bucket][:count], self.waiting[bucket][count:]
-        return taken
 
 
 def domain_batch(table: InteractionTable, rows: np.ndarray) -> PairBatch:

@@ -21,23 +21,17 @@ from jaxdti.adaptation.pada import source_weights
 from jaxdti.adaptation.san import class_weights, target_entropy
 from jaxdti.config import AdaptationConfig, TrainingConfig
 from jaxdti.models.fnn import FNN, init_fnn, split, take_layers
-from jaxdti.training.objectives import Objective, binding_loss, masked_mean
-from jaxdti.training.vector_selection import (
+from jaxdti.training.objective import Objective, binding_loss, masked_mean
+from jaxdti.training.plans import VectorBatch
+from jaxdti.training.resident import Progress, VectorFit, fit_vectors
+from jaxdti.training.selection import (
+    Selection,
+    SelectionRows,
     masked_deep_embedded_validation,
     masked_importance_weights,
     masked_information,
 )
-from jaxdti.training.vectors import (
-    Progress,
-    Selection,
-    SelectionRows,
-    VectorBatch,
-    VectorFit,
-    VectorMethod,
-    VectorReplica,
-    fit_vectors,
-    map_replicas,
-)
+from jaxdti.training.task import VectorMethod, VectorReplica
 
 Variables = dict[str, Any]
 
@@ -90,27 +84,6 @@ def fit_adapted(
     traced = [_with_hyper(replica, adaptation, model.outputs) for replica in replicas]
     init = partial(_init, model, adaptation, inputs)
     return fit_vectors(model, init, features, traced, training, select=chosen, method=method, progress=progress)
-
-
-def score_domains(
-    model: FNN,
-    adaptation: AdaptationConfig,
-    variables: Variables,
-    features: Array | np.ndarray,
-    rows: np.ndarray,
-    part: str,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features float32 [R, M, H] and logits float32 [R, M, K] of the rows int [R, M] at test time.
-
-    Args:
-      variables: of ``fit_adapted``, stacked on axis 0.
-      part: train and validation are scored with the running statistics of the source, others with the target's.
-    """
-    separate = adaptation.method != "none" and adaptation.batchnorm == "separate"
-    domain = (SOURCE if part in ("train", "validation") else TARGET) if separate else None
-    run = _scorer(model, adaptation.method != "none", domain)  # pyright: ignore[reportArgumentType]
-    hidden, logits = run(variables, jnp.asarray(features), jnp.asarray(rows, jnp.int32))
-    return np.asarray(hidden), np.asarray(logits)
 
 
 @lru_cache(maxsize=32)
@@ -271,15 +244,6 @@ def _target_classes(
     mask = rows >= 0
     logits: Any = model.apply(network, features[jnp.maximum(rows, 0)], mask, train=False)
     return {"target_classes": class_weights(jax.nn.softmax(logits), mask)}
-
-
-@lru_cache(maxsize=32)
-def _scorer(model: FNN, adapted: bool, domain: int | None):
-    def one(variables: Variables, features: Array, rows: Array):
-        network = network_of(variables, domain) if adapted else variables
-        return _hidden_and_logits(model, network, features[rows], jnp.ones(rows.shape, bool))[0]
-
-    return jax.jit(map_replicas(one, (0, None, 0)))
 
 
 def _with_hyper(replica: VectorReplica, adaptation: AdaptationConfig, classes: int) -> VectorReplica:

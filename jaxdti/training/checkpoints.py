@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxdti.console import say
-from jaxdti.data.interactions import DataError
+from jaxdti.errors import DataError
 from jaxdti.training.mesh import is_lead
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every file it touches

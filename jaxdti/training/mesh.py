@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdti.data.interactions import DataError
+from jaxdti.errors import DataError
 
 REPLICATED = PartitionSpec()
 STATES = PartitionSpec("replica")  # [R, ...]

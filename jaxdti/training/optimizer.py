@@ -74,3 +74,14 @@ def _schedule(config: TrainingConfig, steps_per_epoch: int) -> optax.Schedule:
     if warmup:
         rate = optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), rate], [warmup])
     return rate
+
+
+def make_rmsprop() -> optax.GradientTransformationExtraArgs:
+    """``v <- 0.99 v + 0.01 g^2, x <- x - learning_rate g / (sqrt(v) + 1e-8)``, the rate from ``hyper``."""
+    scale = optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False)
+
+    def update(gradients, state, params=None, *, hyper: dict[str, Array]):
+        directions, state = scale.update(gradients, state, params)
+        return jax.tree.map(lambda u: -hyper["learning_rate"] * u, directions), state
+
+    return optax.GradientTransformationExtraArgs(scale.init, update)  # pyright: ignore[reportArgumentType]

@@ -1,8 +1,6 @@
 """The training state: a pytree of arrays only, so that it stacks over replicas, donates and checkpoints."""
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import chex
@@ -13,12 +11,8 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxdti.compilation import kept_program, signature
-from jaxdti.config import REFERENCE_ATOMS, REFERENCE_RESIDUES, Config, DataConfig, ModelConfig, OutputConfig
-from jaxdti.layers.graph import DrugBatch
-from jaxdti.layers.sequence import ProteinBatch
-from jaxdti.models.drugban import DrugBAN
-from jaxdti.training.label_tree import merge
+from jaxdti.training.compilation import kept_program, signature
+from jaxdti.training.partition import merge
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -35,62 +29,6 @@ class TrainState(flax.struct.PyTreeNode):
     def variables(self) -> dict[str, Any]:
         """``{"params", "batch_stats"}`` with all parameters."""
         return {"params": merge(self.params, self.frozen), "batch_stats": self.batch_stats}
-
-
-def init_variables(config: ModelConfig, seed: int | Array) -> dict[str, Any]:
-    """``{"params", "batch_stats"}`` of a fresh DrugBAN; no shape depends on the data."""
-    atoms = REFERENCE_ATOMS if config.reference else 2
-    residues = REFERENCE_RESIDUES if config.reference else 4
-    drug = DrugBatch(
-        atoms=jnp.zeros((1, atoms, 8), jnp.int8),
-        bonds=jnp.zeros((1, 1, 2), jnp.int32),
-        atom_count=jnp.ones((1,), jnp.int32),
-        bond_count=jnp.zeros((1,), jnp.int32),
-    )
-    protein = ProteinBatch(
-        residues=jnp.ones((1, residues), jnp.uint8), residue_count=jnp.full((1,), residues, jnp.int32)
-    )
-    # One program: operation by operation, dozens of small ones would be compiled.
-    init = jax.jit(partial(DrugBAN(config).init, train=False))
-    variables = init({"params": jax.random.PRNGKey(seed)}, drug, protein, jnp.ones((1,), bool))
-    return {"params": variables["params"], "batch_stats": variables["batch_stats"]}
-
-
-def hyper_parameters(
-    config: Config, class_weights: tuple[float, float] = (1.0, 1.0), label_scale: tuple[float, float] = (0.0, 1.0)
-) -> dict[str, np.ndarray]:
-    """What may differ between replicas of one program, as float32 arrays.
-
-    Args:
-      class_weights: loss factors of labels 0 and 1.
-      label_scale: (mean, sd) of the training affinities; the network predicts (label - mean) / sd.
-    """
-    training, rate = config.training, config.adaptation.discriminator_learning_rate
-    classes = max(config.model.logits, 2)
-    values = {
-        "dropout": config.model.dropout,
-        "learning_rate": training.learning_rate,
-        "weight_decay": training.weight_decay,
-        "class_weights": class_weights,
-        "label_scale": label_scale,
-        "strength": config.adaptation.strength,
-        "discriminator_learning_rate": training.learning_rate if rate is None else rate,
-        "target_classes": np.full(classes, 1.0 / classes),
-    }
-    return {name: np.asarray(value, np.float32) for name, value in values.items()}
-
-
-def static_config(config: Config) -> Config:
-    """The configuration without what ``hyper_parameters`` traces, seeds, data and output: no program depends on them.
-
-    Models that train together have the same one.
-    """
-    model = replace(config.model, dropout=0.0)
-    training = replace(config.training, learning_rate=0.0, weight_decay=0.0, class_weight=False, seed=0)
-    adaptation = replace(config.adaptation, strength=0.0, discriminator_learning_rate=None)
-    return replace(
-        config, data=DataConfig(), output=OutputConfig(), model=model, training=training, adaptation=adaptation
-    )
 
 
 # A seed -> {"params": ..., "batch_stats": ...}, and "frozen": ... where there are such parameters.

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxdti.data.batches import PairBatch
-from jaxdti.training.objectives import Objective
+from jaxdti.data.pairs.buckets import PairBatch
+from jaxdti.training.objective import Objective
 from jaxdti.training.state import TrainState
 
 Step = Callable[[TrainState, PairBatch], tuple[TrainState, dict[str, Array]]]

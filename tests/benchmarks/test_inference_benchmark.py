@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxdti.config import DataConfig, ModelConfig, PlantedConfig
-from jaxdti.data.load import load_data
+from jaxdti.data.pairs.load import load_data
 from jaxdti.inference import scoring
 
 

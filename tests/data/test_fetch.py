@@ -14,8 +14,8 @@ import pytest
 
 from jaxdti.data import fetch as fetching
 from jaxdti.data.fetch import fetch, read_pickled_matrix
-from jaxdti.data.interactions import DataError
 from jaxdti.data.named import DATASETS, Dataset, Upstream, find_dataset
+from jaxdti.errors import DataError
 
 CONTENT = {part: f"SMILES,Protein,Y\n{part}\n".encode() * 20_000 for part in ("train", "val", "test")}
 

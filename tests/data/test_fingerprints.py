@@ -6,7 +6,7 @@ from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
 
 from jaxdti.data.fingerprints import AMINO_ACIDS, composition, ecfp4, three_mer_counts, three_mers
-from jaxdti.data.interactions import DataError
+from jaxdti.errors import DataError
 
 SMILES = ["CC(=O)Oc1ccccc1C(=O)O", "[Mg+2]", "CN1C=NC2=C1C(=O)N(C(=O)N2C)C", "[Na+].[Cl-]"]
 

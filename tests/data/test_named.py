@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxdti.data import named
-from jaxdti.data.interactions import DataError
 from jaxdti.data.named import DATASETS, dataset_parts, find_dataset, get_dataset, list_datasets, part_of_rows
+from jaxdti.errors import DataError
 
 PARTS = ("train", "val", "test")
 

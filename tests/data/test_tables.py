@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdti.data import tables
-from jaxdti.data.interactions import DataError
 from jaxdti.data.tables import (
     DRUG_NAMES,
     LABEL_NAMES,
@@ -23,6 +22,7 @@ from jaxdti.data.tables import (
     table_name,
     write_table,
 )
+from jaxdti.errors import DataError
 
 ROWS = {"SMILES": ["CCO", "C"], "Protein": ["MKT", "ACD"], "Y": ["1", "0.0"]}
 TEXT = b"SMILES,Protein,Y\nCCO,MKT,1\nC,ACD,0.0\n"

@@ -8,10 +8,11 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 from sklearn.metrics import roc_auc_score
 
-from jaxdti.data.interactions import DataError, InteractionTable
+from jaxdti.data.pairs.table import InteractionTable
+from jaxdti.errors import DataError
 from jaxdti.evaluation import baselines
 from jaxdti.evaluation.baselines import BASELINES, baseline_scores, baseline_table, evaluate_baselines
-from jaxdti.evaluation.evaluation import json_ready
+from jaxdti.evaluation.part import json_ready
 
 SIMILARITY = ("similarity", "drug_only", "protein_only")
 DRUGS = ("CCO", "CCN", "CCCC", "c1ccccc1", "c1ccccc1O", "c1ccncc1", "CC(=O)O", "CC(=O)N", "[Zn]", "CC(=O)Oc1ccccc1")

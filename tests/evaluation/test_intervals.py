@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from jaxdti.data.interactions import InteractionTable
+from jaxdti.data.pairs.table import InteractionTable
 from jaxdti.evaluation.intervals import (
     INTERVAL_METRICS,
     bootstrap_interval,

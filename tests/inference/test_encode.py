@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdti.config import ModelConfig
-from jaxdti.data.batches import Shape
+from jaxdti.data.pairs.buckets import Shape
+from jaxdti.data.pairs.device import DeviceFeatures
 from jaxdti.inference.encode import (
     Entities,
     Grams,
@@ -22,9 +23,7 @@ from jaxdti.inference.encode import (
     protein_entities,
 )
 from jaxdti.layers.graph import ATOM_FEATURE_WIDTHS
-from jaxdti.models.drugban import DrugBAN
-from jaxdti.training.features import DeviceFeatures
-from jaxdti.training.state import init_variables
+from jaxdti.models.drugban import DrugBAN, init_variables
 
 CONFIG = ModelConfig(
     drug_features=4,

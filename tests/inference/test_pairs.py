@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from jaxdti.config import ModelConfig
-from jaxdti.data.batches import Shape
+from jaxdti.data.pairs.buckets import Shape
 from jaxdti.inference.encode import Entities, Grams
 from jaxdti.inference.pairs import (
     TilePlan,
@@ -31,8 +31,7 @@ from jaxdti.inference.pairs import (
     slot_tiles,
 )
 from jaxdti.layers.bilinear import gram_attention, gram_state, pool_size, pooled_attention, pooling_divisor
-from jaxdti.models.drugban import DrugBAN
-from jaxdti.training.state import init_variables
+from jaxdti.models.drugban import DrugBAN, init_variables
 
 CONFIG = ModelConfig(
     drug_features=4,

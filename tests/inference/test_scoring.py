@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 
 from jaxdti.config import ModelConfig
-from jaxdti.data.batches import Shape, one_bucket, pair_batch
-from jaxdti.data.features import build_store, featurize_smiles
-from jaxdti.data.interactions import InteractionTable
+from jaxdti.data.pairs.buckets import Shape, one_bucket, pair_batch
+from jaxdti.data.pairs.device import device_features
+from jaxdti.data.pairs.featurise import build_store, featurize_smiles
+from jaxdti.data.pairs.table import InteractionTable
 from jaxdti.inference import encode, scoring
 from jaxdti.inference import pairs as pairs_module
 from jaxdti.inference.scoring import buckets_for, make_scorer
-from jaxdti.models.drugban import DrugBAN, score
-from jaxdti.training.features import device_features
-from jaxdti.training.state import init_variables
+from jaxdti.models.drugban import DrugBAN, init_variables, score
 
 CONFIG = ModelConfig(
     drug_features=8,
@@ -259,7 +258,7 @@ def test_the_reference_option_scores_at_the_published_shape(form, pairs):
 
 
 def test_the_reference_option_refuses_what_its_shape_cannot_hold(pairs, monkeypatch):
-    monkeypatch.setattr("jaxdti.inference.encode.REFERENCE_ATOMS", 17)
+    monkeypatch.setattr("jaxdti.config.REFERENCE_ATOMS", 17)
     with pytest.raises(ValueError, match="pads to 17 atoms, and an entity has 18; lower data.max_atoms"):
         scorer_of(pairs, config=dataclasses.replace(CONFIG, reference=True))
 

@@ -13,18 +13,19 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdti import cli
+from jaxdti.cli import main as cli
 from jaxdti.config import REFERENCE_ATOMS, REFERENCE_RESIDUES, Config, ModelConfig
-from jaxdti.data.batches import PairBatch, Shape
-from jaxdti.data.interactions import DataError, FeatureStore
 from jaxdti.data.molecules import featurize_batch
-from jaxdti.data.sequences import encode_sequence
+from jaxdti.data.pairs.buckets import PairBatch, Shape
+from jaxdti.data.pairs.device import device_features
+from jaxdti.data.pairs.sequences import encode_sequence
+from jaxdti.data.pairs.table import FeatureStore
+from jaxdti.errors import DataError
 from jaxdti.interop.drugban import detect_config, drugban_entries, from_torch, read_weights, to_torch
 from jaxdti.models.drugban import DrugBAN
-from jaxdti.training.features import device_features
-from jaxdti.training.objectives import pair_objective
-from jaxdti.training.state import TrainState, hyper_parameters
+from jaxdti.training.state import TrainState
 from jaxdti.training.step import make_train_step
+from jaxdti.training.supervised import hyper_parameters, pair_objective
 
 PUBLISHED = ModelConfig(reference=True, dropout=0.0)
 TINY = ModelConfig(

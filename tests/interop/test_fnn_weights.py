@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdti.data.interactions import DataError
+from jaxdti.errors import DataError
 from jaxdti.interop.fnn import from_torch
 
 

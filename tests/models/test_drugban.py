@@ -12,17 +12,16 @@ import pytest
 
 import jaxdti.models.drugban
 from jaxdti.config import Config, ModelConfig
-from jaxdti.data.batches import Buckets, PairBatch, Shape, one_bucket
-from jaxdti.data.interactions import FeatureStore, InteractionTable
+from jaxdti.data.pairs.buckets import Buckets, PairBatch, Shape, one_bucket
+from jaxdti.data.pairs.device import device_features
+from jaxdti.data.pairs.table import FeatureStore, InteractionTable
 from jaxdti.inference.encode import protein_entities
 from jaxdti.inference.scoring import make_scorer
 from jaxdti.layers.bilinear import BilinearAttention, pool_size
 from jaxdti.layers.graph import ATOM_FEATURE_WIDTHS, DrugBatch
 from jaxdti.layers.sequence import ProteinBatch
-from jaxdti.models.drugban import DrugBAN, score
-from jaxdti.training.features import device_features
-from jaxdti.training.objectives import pair_objective
-from jaxdti.training.state import hyper_parameters, init_variables
+from jaxdti.models.drugban import DrugBAN, init_variables, score
+from jaxdti.training.supervised import hyper_parameters, pair_objective
 
 TINY = ModelConfig(
     drug_features=8,

@@ -22,24 +22,28 @@ from jaxdti.config import (
     TrainingConfig,
     config_from_dict,
 )
-from jaxdti.data.batches import Buckets, Chunk, PairBatch, Shape, pair_batch
-from jaxdti.data.interactions import DataError, FeatureStore
-from jaxdti.data.load import load_data
 from jaxdti.data.molecules import featurize_batch
-from jaxdti.data.sequences import encode_sequence
+from jaxdti.data.pairs.buckets import Buckets, Chunk, PairBatch, Shape, pair_batch
+from jaxdti.data.pairs.device import device_features
+from jaxdti.data.pairs.load import load_data
+from jaxdti.data.pairs.sequences import encode_sequence
+from jaxdti.data.pairs.table import FeatureStore
+from jaxdti.errors import DataError, Interrupted
 from jaxdti.inference.predict import predict
 from jaxdti.inference.scoring import buckets_for
 from jaxdti.interop.drugban import from_torch, read_weights, to_torch
+from jaxdti.models.drugban import init_variables
+from jaxdti.studies.pairs import fit_replicas, make_method, resume, train
 from jaxdti.training import adapted as adapted_module
-from jaxdti.training import loop
-from jaxdti.training.adapted import adapted_objective, domain_batch, plan_domains, refreshes
+from jaxdti.training import fit as loop
+from jaxdti.training.adapted import adapted_objective, domain_batch
 from jaxdti.training.checkpoints import load_weights
-from jaxdti.training.features import device_features
 from jaxdti.training.mesh import STATES, make_mesh, put
-from jaxdti.training.method import Replica
 from jaxdti.training.optimizer import make_optimizer
-from jaxdti.training.run import Interrupted, fit_replicas, make_method, resume, train
-from jaxdti.training.state import hyper_parameters, init_replicas, init_variables
+from jaxdti.training.plans import plan_domains, refreshes
+from jaxdti.training.state import init_replicas
+from jaxdti.training.supervised import hyper_parameters
+from jaxdti.training.task import Replica
 
 
 @pytest.fixture(scope="module")

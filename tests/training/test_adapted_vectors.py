@@ -12,10 +12,12 @@ from jaxdti.adaptation.methods import adaptation_loss
 from jaxdti.adaptation.pada import source_weights
 from jaxdti.config import ADAPTATION_METHODS, AdaptationConfig, TrainingConfig
 from jaxdti.models.fnn import FNN
-from jaxdti.training import vectors
+from jaxdti.studies.vectors import score_domains
+from jaxdti.training import resident as vectors
 from jaxdti.training.adapted_vectors import _init as init
-from jaxdti.training.adapted_vectors import adapted_objective, fit_adapted, network_of, score_domains
-from jaxdti.training.vectors import VectorBatch, VectorReplica
+from jaxdti.training.adapted_vectors import adapted_objective, fit_adapted, network_of
+from jaxdti.training.plans import VectorBatch
+from jaxdti.training.task import VectorReplica
 
 INPUTS, ROWS, CLASSES = 5, 60, 3
 MODEL = FNN((4,), outputs=CLASSES)  # small, as most of the time is compilation

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdti.data.interactions import DataError
+from jaxdti.errors import DataError
 from jaxdti.training.checkpoints import load_weights, open_checkpoints, save_weights
 
 PROGRESS = {"epoch": 2, "best_value": None, "loss_sum": 0.1 + 0.2, "history": [{"validation_auroc": float("nan")}]}

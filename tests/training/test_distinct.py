@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from jaxdti.config import Config, ModelConfig
-from jaxdti.data.batches import PairBatch, Shape
-from jaxdti.models.drugban import share_proteins
-from jaxdti.training.features import DeviceFeatures
-from jaxdti.training.objectives import pair_objective
-from jaxdti.training.state import hyper_parameters, init_variables
+from jaxdti.data.pairs.buckets import PairBatch, Shape
+from jaxdti.data.pairs.device import DeviceFeatures
+from jaxdti.models.drugban import init_variables, share_proteins
+from jaxdti.training.supervised import hyper_parameters, pair_objective
 
 MODEL = ModelConfig(
     drug_features=8,

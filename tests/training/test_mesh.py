@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from jaxdti.config import save_config
-from jaxdti.data.interactions import DataError
-from jaxdti.data.load import load_data
-from jaxdti.training import loop
-from jaxdti.training import method as method_module
-from jaxdti.training import run as run_module
+from jaxdti.data.pairs.load import load_data
+from jaxdti.errors import DataError
+from jaxdti.studies import pairs as run_module
+from jaxdti.training import fit as loop
+from jaxdti.training import task as method_module
 from jaxdti.training.mesh import STATES, join_processes, make_mesh, put, take_replica
-from jaxdti.training.method import Replica
+from jaxdti.training.task import Replica
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,7 +7,7 @@ import pytest
 
 from jaxdti.config import Config, TrainingConfig
 from jaxdti.training.optimizer import make_optimizer
-from jaxdti.training.state import hyper_parameters
+from jaxdti.training.supervised import hyper_parameters
 
 EPOCHS, STEPS = 4, 5  # per epoch
 

@@ -9,12 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdti.data.batches import PairBatch, Shape, pair_batch
-from jaxdti.data.load import load_data
-from jaxdti.training.features import device_features
-from jaxdti.training.objectives import pair_objective
-from jaxdti.training.state import hyper_parameters, init_state, init_variables
+from jaxdti.data.pairs.buckets import PairBatch, Shape, pair_batch
+from jaxdti.data.pairs.device import device_features
+from jaxdti.data.pairs.load import load_data
+from jaxdti.models.drugban import init_variables
+from jaxdti.training.state import init_state
 from jaxdti.training.step import make_chunk, make_train_step
+from jaxdti.training.supervised import hyper_parameters, pair_objective
 
 
 def toy_batch(seed: int, rows: int = 6, valid: int = 6) -> PairBatch:

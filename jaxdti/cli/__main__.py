@@ -1,0 +1,5 @@
+import sys
+
+from jaxdti.cli.main import main
+
+sys.exit(main())

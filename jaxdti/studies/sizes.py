@@ -1,0 +1,364 @@
+"""Transfer between protein families by the size of the training set (Dalkıran et al. 2023).
+
+The protocol of doi 10.1093/bioinformatics/btad234, on families whose compounds are known with their structures.
+A network on ECFP4 learns which compounds bind a source family, and is carried to a target family of few compounds:
+
+- ``mode1``: all its weights go on learning;
+- ``mode2``: its lower layers stay, with stored BatchNorm statistics and no dropout, and the rest learns; what they give
+  is computed once;
+- ``mode3_*``: a shallow classifier learns on its last hidden layer;
+- ``source``: nothing learns.
+
+Beside them, without a source: ``scratch``, the same network from random weights, and ``shallow_*``, the same
+classifiers on the fingerprints. All methods get the same training sets and are scored on the same test set.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdti.config import Config, SizesConfig, TrainingConfig, load_config, save_config
+from jaxdti.console import say
+from jaxdti.data.fingerprints import ecfp4
+from jaxdti.data.pairs.splits import scaffold_groups
+from jaxdti.data.vectors.families import (
+    EVERY,
+    NO_SOURCE,
+    FamilyCompounds,
+    TargetSets,
+    draw_target,
+    draw_training,
+    load_families,
+    plain_smiles,
+    without,
+)
+from jaxdti.errors import DataError, Interrupted, NonFiniteLoss
+from jaxdti.files import write_json
+from jaxdti.models.fnn import FNN, init_fnn, split, take_layers
+from jaxdti.studies.report.sizes import SizeTable, measure, write_size_results
+from jaxdti.studies.run_directory import SIZES_PROTOCOL, describe_environment, is_free, new_directory
+from jaxdti.studies.transfer.classifiers import logistic_regressions, random_forest, support_vectors
+from jaxdti.training.replicas import predict_vectors
+from jaxdti.training.resident import VectorFit, fit_vectors
+from jaxdti.training.signals import stop_signals
+from jaxdti.training.task import VectorReplica
+
+__all__ = ["Interrupted", "NonFiniteLoss", "resume_sizes", "run_sizes"]
+
+_SMALL_FAMILY = 1000  # compounds; below, the test set is a third as large
+_SMALL_SET = 16  # compounds; training sets up to it make a program of their own, as their batches are smaller
+_VALIDATION = 0.1  # of the compounds of a source
+_STRENGTH = 1.0  # of the logistic regressions, as scikit-learn's default
+
+Scores = dict[str, np.ndarray]  # method/size -> float32 [repeats, test compounds], above 0 for active
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What all target families share; compounds are rows of ``fingerprints``."""
+
+    config: Config
+    compounds: FamilyCompounds
+    plain: np.ndarray  # str objects [D], SMILES without stereochemistry
+    fingerprints: jax.Array  # uint8 [D, bits]
+    sets: dict[str, TargetSets]  # by target family
+
+    @property
+    def sizes(self) -> SizesConfig:
+        return self.config.transfer.sizes
+
+    @property
+    def model(self) -> FNN:
+        return FNN(self.sizes.features)
+
+    def sources(self, target: str) -> list[str]:
+        """Each other family, and all of them together where there are several."""
+        others = [name for name in self.compounds.names if name != target]
+        return [*others, EVERY] if len(others) > 1 else others
+
+    def training_sets(self, target: str) -> dict[int, list[np.ndarray]]:
+        """Size -> the rows of each repeat."""
+        sets, seed = self.sets[target], self.config.training.seed
+        repeats = range(self.sizes.repeats)
+        return {size: [draw_training(sets, size, repeat, seed) for repeat in repeats] for size in sets.sizes}
+
+
+def run_sizes(config: Config, output: Path) -> SizeTable:
+    """Runs the protocol and writes into ``output``: results.csv, means.csv, results.json, sizes.md, sizes.png, and
+    what resuming needs.
+
+    Raises:
+      DataError: the data or a setting are unfit, or ``output`` holds something.
+      Interrupted: a signal arrived; what is finished is kept.
+      NonFiniteLoss: a training diverged.
+    """
+    if not is_free(output):
+        raise DataError(f"{output}: already exists; give another --output, or --resume {output}")
+    experiment = _prepare(config)
+    with new_directory(output):
+        save_config(config, output / "config.yaml")
+        write_json(output / "environment.json", describe_environment())
+        write_json(output / "data.json", {"protocol": SIZES_PROTOCOL, "sha256": _fingerprint(experiment.compounds)})
+    return _run(experiment, output)
+
+
+def resume_sizes(output: Path) -> SizeTable:
+    """Goes on with an interrupted protocol; the sources, once all are trained, and finished pairs are kept.
+
+    Raises:
+      DataError: not the output of ``run_sizes``, or the data are no longer those it began with.
+    """
+    begun = output / "data.json"
+    if not begun.is_file() or not (output / "config.yaml").is_file():
+        raise DataError(f"{output}: not a transfer protocol that can be resumed; config.yaml and data.json expected")
+    experiment = _prepare(load_config(output / "config.yaml"))
+    if _fingerprint(experiment.compounds) not in begun.read_text(encoding="utf-8"):
+        raise DataError(f"{output}: the data changed since the protocol began")
+    return _run(experiment, output)
+
+
+def _prepare(config: Config) -> Experiment:
+    if config.task != "classification":
+        raise DataError(f"task={config.task}: the size protocol is about classification")
+    sizes, compounds = config.transfer.sizes, load_families(config.data)
+    for line in compounds.lines:
+        say(line)
+    targets = sizes.targets or compounds.names
+    scaffolds, plain = scaffold_groups(compounds.smiles), plain_smiles(compounds.smiles)
+    seed, sets = config.training.seed, {}
+    for target in targets:
+        count = int(compounds.measured[compounds.number(target)].sum())
+        test = sizes.test_compounds // (3 if count < _SMALL_FAMILY else 1) // 2 * 2
+        drawn = draw_target(compounds, target, scaffolds, plain, test=test, sizes=sizes.compounds, seed=seed)
+        actives, others = len(drawn.pool[True]), len(drawn.pool[False])
+        say(f"target {target}: {test} test compounds; training sets from {actives:,} actives and {others:,} others")
+        sets[target] = drawn
+    fingerprints = jnp.asarray(ecfp4(list(compounds.smiles), bits=sizes.fingerprint_bits))
+    return Experiment(config=config, compounds=compounds, plain=plain, fingerprints=fingerprints, sets=sets)
+
+
+def _fingerprint(compounds: FamilyCompounds) -> str:
+    """SHA-256 of the compounds and what is known of them."""
+    total = hashlib.sha256("\n".join([*compounds.names, *compounds.smiles]).encode())
+    total.update(compounds.measured.tobytes() + compounds.active.tobytes())
+    return total.hexdigest()
+
+
+def _run(experiment: Experiment, output: Path) -> SizeTable:
+    with stop_signals() as stopped:
+
+        def check(*_: Any) -> None:
+            if stopped:
+                raise Interrupted(stopped[0])
+
+        units = [(target, source) for target in experiment.sets for source in (NO_SOURCE, *experiment.sources(target))]
+        missing = [unit for unit in units if not _scores_file(output, *unit).exists()]
+        weights = output / "sources.npz"
+        models = _source_models(experiment, weights, check) if any(unit[1] != NO_SOURCE for unit in missing) else {}
+        for target, source in missing:
+            if source == NO_SOURCE:
+                scores = _without_source(experiment, target, check)
+            else:
+                scores = _with_source(experiment, target, models[_model_name(target, source)], check)
+            _save_arrays(_scores_file(output, target, source), scores)
+            say(f"target {target}, source {source}: done")
+            check()
+    found: dict[tuple[str, str], Mapping[str, np.ndarray]] = {}
+    for target in experiment.sets:
+        for source in (NO_SOURCE, *experiment.sources(target)):
+            with np.load(_scores_file(output, target, source)) as saved:
+                found[target, source] = dict(saved)
+    labels = {target: _activity(experiment, target)[sets.test] for target, sets in experiment.sets.items()}
+    table = measure(found, labels, resamples=experiment.config.output.bootstrap, seed=experiment.config.training.seed)
+    write_size_results(table, output)
+    return table
+
+
+def _scores_file(output: Path, target: str, source: str) -> Path:
+    return output / "scores" / f"{target}_from_{source}.npz"
+
+
+def _model_name(target: str, source: str) -> str:
+    return source if source != EVERY else f"all but {target}"
+
+
+def _source_models(experiment: Experiment, path: Path, check: Callable[..., None]) -> dict[str, dict[str, Any]]:
+    """Name -> variables of the epoch with the best AUROC on held-out compounds of the source.
+
+    The compounds of all test sets are removed from all sources, so that a family's network serves every target.
+    """
+    model, config = experiment.model, experiment.config
+    init = partial(init_fnn, model, experiment.fingerprints.shape[1])
+    wanted = {
+        _model_name(target, source): (target, source)
+        for target in experiment.sets
+        for source in experiment.sources(target)
+    }
+    if path.exists():
+        like = jax.eval_shape(init, 0)
+        with np.load(path) as saved:
+            leaves = [jnp.asarray(saved[str(i)]) for i in range(len(jax.tree.leaves(like)))]
+        stacked = jax.tree.unflatten(jax.tree.structure(like), leaves)
+    else:
+        test = np.concatenate([sets.test for sets in experiment.sets.values()])
+        replicas = []
+        for name, (target, source) in wanted.items():
+            rows, active = experiment.compounds.source(source, target)
+            kept = without(rows, test, experiment.plain)
+            say(f"source {name}: {kept.sum():,} compounds; {np.sum(~kept):,} removed, as test sets have them")
+            label = np.full(len(experiment.plain), np.nan, np.float32)
+            label[rows] = active
+            order = np.random.default_rng(config.training.seed).permutation(rows[kept])
+            held_out = max(round(_VALIDATION * len(order)), 1)
+            replicas.append(
+                VectorReplica(
+                    train=order[held_out:],
+                    validation=order[:held_out],
+                    label=label,
+                    seed=config.training.seed,
+                    learning_rate=config.training.learning_rate,
+                    dropout=experiment.sizes.dropout,
+                )
+            )
+        fit = fit_vectors(
+            model, init, experiment.fingerprints, replicas, config.training, select="auroc", progress=check
+        )
+        _need_finite(fit, "a source")
+        for name, value, epoch in zip(wanted, fit.best_value, fit.best_epoch, strict=True):
+            say(f"source {name}: validation AUROC {value:.3f} after {epoch} epochs")
+        stacked = fit.variables
+        _save_arrays(path, {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(stacked))})
+    return {name: jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i, name in enumerate(wanted)}
+
+
+def _without_source(experiment: Experiment, target: str, check: Callable[..., None]) -> Scores:
+    features, model = experiment.fingerprints, experiment.model
+    init = partial(init_fnn, model, features.shape[1])
+    scores = _trained(experiment, target, "scratch", model, init, None, features, check)
+    return scores | _shallow(experiment, target, "shallow", features, check)
+
+
+def _with_source(experiment: Experiment, target: str, variables: dict[str, Any], check: Callable[..., None]) -> Scores:
+    model, sets, features = experiment.model, experiment.sets[target], experiment.fingerprints
+    scores = {"source/0": _score(model, _stack(variables, 1), features, sets.test)}
+    init = partial(init_fnn, model, features.shape[1])
+    scores |= _trained(experiment, target, "mode1", model, init, variables, features, check)
+    lower, upper = split(model, experiment.sizes.frozen_layers)
+    rows = np.unique(
+        np.concatenate([sets.test, *(np.concatenate(x) for x in experiment.training_sets(target).values())])
+    )
+
+    def frozen(part: FNN) -> np.ndarray:
+        """[D, features], computed once as it never changes; 0 for compounds that this target does not use."""
+        hidden = np.zeros((len(features), part.features[-1]), np.float32)
+        hidden[rows] = predict_vectors(part, _stack(take_layers(variables, part), 1), features, rows)[0]
+        return hidden
+
+    top, width = take_layers(variables, upper), lower.features[-1]
+    scores |= _trained(
+        experiment, target, "mode2", upper, partial(init_fnn, upper, width), top, jnp.asarray(frozen(lower)), check
+    )
+    return scores | _shallow(experiment, target, "mode3", frozen(split(model, len(model.features))[0]), check)
+
+
+def _trained(
+    experiment: Experiment,
+    target: str,
+    method: str,
+    model: FNN,
+    init: Callable[..., dict[str, Any]],
+    start: dict[str, Any] | None,
+    features: jax.Array,
+    check: Callable[..., None],
+) -> Scores:
+    """Networks trained on every size and repeat at once, from ``start`` or from random weights."""
+    sizes, sets = experiment.sizes, experiment.training_sets(target)
+    label, test, scores = _activity(experiment, target), experiment.sets[target].test, {}
+    for group in ([n for n in sets if n <= _SMALL_SET], [n for n in sets if n > _SMALL_SET]):
+        members = [(size, rows) for size in group for rows in sets[size]]
+        if not members:
+            continue
+        batch_size = min(sizes.batch_size, max(group))
+        epochs = {size: max(sizes.epochs, -(-sizes.updates // -(-size // batch_size))) for size in group}
+        replicas = [
+            VectorReplica(
+                train=rows,
+                label=label,
+                epochs=epochs[size],
+                seed=experiment.config.training.seed + i % sizes.repeats,
+                learning_rate=sizes.learning_rate,
+                dropout=sizes.dropout,
+            )
+            for i, (size, rows) in enumerate(members)
+        ]
+        training = TrainingConfig(epochs=max(epochs.values()), batch_size=batch_size)
+        variables = None if start is None else _stack(start, len(replicas))
+        fit = fit_vectors(model, init, features, replicas, training, variables=variables, progress=check)
+        _need_finite(fit, f"{method} on {target}")
+        found = _score(model, fit.variables, features, test)
+        for i, size in enumerate(group):
+            scores[f"{method}/{size}"] = found[i * sizes.repeats : (i + 1) * sizes.repeats]
+    return scores
+
+
+def _shallow(
+    experiment: Experiment, target: str, method: str, features: np.ndarray | jax.Array, check: Callable[..., None]
+) -> Scores:
+    """Shallow classifiers on the features of every training set."""
+    sets, test = experiment.training_sets(target), experiment.sets[target].test
+    label, seed = _activity(experiment, target), experiment.config.training.seed
+    rows = np.unique(np.concatenate([np.concatenate(repeats) for repeats in sets.values()]))
+    x, asked = (np.asarray(features[part], np.float32) for part in (rows, test))
+    members = [(size, repeat) for size, repeats in sets.items() for repeat in repeats]
+    weight = np.stack([np.isin(rows, used) for _, used in members])
+    strength = np.full(len(members), _STRENGTH)
+    w, b = logistic_regressions(x, np.tile(label[rows], (len(members), 1)), weight, strength)
+    found = {"logistic": w @ asked.T + b[:, None], "svm": np.zeros((len(members), len(test)), np.float32)}
+    found["forest"] = found["svm"].copy()
+    for i, mine in enumerate(weight):
+        found["svm"][i] = support_vectors(x[mine], label[rows][mine], asked)
+        found["forest"][i] = random_forest(x[mine], label[rows][mine], asked, seed + i)
+        check()
+    count = experiment.sizes.repeats
+    return {
+        f"{method}_{name}/{size}": scores[i * count : (i + 1) * count].astype(np.float32)
+        for name, scores in found.items()
+        for i, size in enumerate(sets)
+    }
+
+
+def _activity(experiment: Experiment, target: str) -> np.ndarray:
+    """float32 [D], 1 for compounds that bind the family."""
+    return experiment.compounds.active[experiment.compounds.number(target)].astype(np.float32)
+
+
+def _score(model: FNN, variables: dict[str, Any], features: jax.Array, rows: np.ndarray) -> np.ndarray:
+    return predict_vectors(model, variables, features, rows)[..., 0]
+
+
+def _stack(variables: dict[str, Any], count: int) -> dict[str, Any]:
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), variables)
+
+
+def _need_finite(fit: VectorFit, what: str) -> None:
+    if np.any(fit.first_bad >= 0):
+        raise NonFiniteLoss(f"{what}: the loss or its gradient is not finite; try a lower learning rate")
+
+
+def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
+    try:
+        np.savez(temporary, **dict(arrays))  # pyright: ignore[reportArgumentType]
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

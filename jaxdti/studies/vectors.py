@@ -1,0 +1,461 @@
+"""A run on feature vectors: methods of adaptation compared on the target domains of a dataset."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jax import Array
+
+from jaxdti.adaptation.domains import TARGET
+from jaxdti.config import AdaptationConfig, Config, save_config
+from jaxdti.console import say
+from jaxdti.data.tables import write_table
+from jaxdti.data.vectors.digits import load_digit_domains
+from jaxdti.data.vectors.domains import Parts, VectorDomains, read_domains
+from jaxdti.data.vectors.family_domains import load_family_domains
+from jaxdti.data.vectors.planted import load_planted_domains
+from jaxdti.errors import DataError, Interrupted
+from jaxdti.evaluation.vector_baselines import VECTOR_BASELINES, vector_baseline
+from jaxdti.files import write_json
+from jaxdti.inference.networks import NETWORKS, VectorNetworks, load_networks, save_networks
+from jaxdti.models.fnn import FNN
+from jaxdti.studies.pairs import check_no_transfer
+from jaxdti.studies.report.domains import (
+    COMPARED,
+    Row,
+    database_lines,
+    domain_lines,
+    domain_points,
+    draw_tasks,
+    measure_domains,
+    paired_differences,
+    summarise_domains,
+    write_domain_results,
+)
+from jaxdti.studies.run_directory import (
+    check_directory,
+    check_unchanged,
+    describe_environment,
+    new_directory,
+    resumable_config,
+)
+from jaxdti.studies.transfer.vectors import (
+    SCRATCH,
+    SHALLOW,
+    SOURCE,
+    check_transfer,
+    fit_transfer,
+    for_each,
+    in_classes_of,
+    shallow_scores,
+    transfer_methods,
+)
+from jaxdti.training.adapted_vectors import Variables, _hidden_and_logits, fit_adapted, network_of, target_networks
+from jaxdti.training.replicas import map_replicas
+from jaxdti.training.resident import Progress, VectorFit
+from jaxdti.training.signals import stop_signals
+from jaxdti.training.task import VectorReplica
+
+__all__ = ["Interrupted", "resume_vectors", "train_vectors", "transfer_vectors"]
+
+_SOURCE = "source"  # folder of the networks that a transferred run starts from
+_SCORED = ("validation", "test")
+_UNTRAINED = {"best_epoch": "", "failed": ""}  # in place of the course of a training
+_SELECT = {"last": None, "source": "accuracy", "information": "information", "importance": "importance"}
+
+
+def train_vectors(config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:
+    """Trains ``training.replicas`` networks for every method and task, and writes what they reach on the target.
+
+    All networks of a method train in one program. ``output`` gets config.yaml, environment.json, data.json, methods/
+    (what each finished method reached, to resume from), networks/METHOD/TASK/ (the weights), results.csv (a row a
+    network), summary.json, accuracy.png and domains/TASK.png (features of source validation and target test rows in the
+    first seed's networks).
+
+    Returns:
+      ``results``, one entry for each task and method (see ``summarise_domains``), ``differences`` (see
+      ``paired_differences``), and ``lines``, ``database_lines`` and ``verdicts``, what is printed.
+
+    Raises:
+      DataError: the data are unfit, or ``output`` exists and is not to be overwritten.
+      Interrupted: a signal arrived; ``resume_vectors`` goes on.
+    """
+    check_no_transfer(config)
+    check_directory(output, overwrite)
+    domains = load_domains(config, _seeds(config))
+    with new_directory(output):
+        save_config(config, output / "config.yaml")
+        _record(output, domains)
+    return _run(config, output, domains)
+
+
+def transfer_vectors(source: Path, config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:
+    """Carries the networks of the run ``source`` to other data, as ``config.transfer`` says.
+
+    Writes and returns what ``train_vectors`` does, with the source's networks in source/; see
+    ``jaxdti.studies.transfer.vectors``.
+
+    Raises:
+      DataError: as ``train_vectors``; or the source is not trained or of another architecture, or the names of what is
+        frozen or fresh do not suit it.
+      Interrupted: as ``train_vectors``.
+    """
+    if config.transfer.mode == "none":
+        raise DataError("transfer.mode=none: choose from full, feature, shallow")
+    networks = load_networks(source)
+    if output.resolve() in (source.resolve(), *source.resolve().parents):
+        raise DataError(f"{output}: holds the source run; give another --output")
+    check_directory(output, overwrite)
+    domains = load_domains(config, _seeds(config), networks)
+    check_transfer(config, networks, domains)
+    with new_directory(output):
+        save_networks(output / _SOURCE, networks)
+        save_config(config, output / "config.yaml")
+        _record(output, domains)
+    return _run(config, output, domains, networks)
+
+
+def resume_vectors(run: Path) -> dict[str, Any]:
+    """Continues an interrupted run behind the last method that was finished; what is finished is not trained again.
+
+    Raises:
+      DataError: not such a run, or the data are no longer those it began with.
+      Interrupted: as ``train_vectors``.
+    """
+    config = resumable_config(run)
+    networks = None if config.transfer.mode == "none" else load_networks(run / _SOURCE)
+    domains = load_domains(config, _seeds(config), networks)
+    check_unchanged(run, _fingerprint(domains), lambda: _record(run, domains))
+    return _run(config, run, domains, networks)
+
+
+def _seeds(config: Config) -> range:
+    return range(config.training.seed, config.training.seed + config.training.replicas)
+
+
+def _record(output: Path, domains: VectorDomains) -> None:
+    write_json(output / "data.json", {"sha256": _fingerprint(domains)})
+
+
+def _fingerprint(domains: VectorDomains) -> str:
+    """SHA-256 of the features, the labels and the parts of every task."""
+    total = hashlib.sha256(domains.features.tobytes() + domains.label.tobytes())
+    for task, draws in domains.tasks.items():
+        for own in draws:
+            for part, rows in own.items():
+                total.update(f"{task} {part} ".encode() + rows.tobytes())
+    return total.hexdigest()
+
+
+def _run(config: Config, output: Path, domains: VectorDomains, source: VectorNetworks | None = None) -> dict[str, Any]:
+    """Everything after the data. A method's rows are kept as soon as all its networks are measured.
+
+    ``source``: the networks that a transfer begins with.
+    """
+    started, seeds = time.perf_counter(), _seeds(config)
+    write_json(output / "environment.json", describe_environment())
+    for line in domains.lines:
+        say(line)
+    if source is not None and source.classes != domains.classes:
+        theirs, ours = ", ".join(source.classes), ", ".join(domains.classes)
+        say(f"the source's classes are {theirs}, here {ours}: the output layer begins with random weights")
+    rows: list[Row] = []
+    pictures: list[pa.Table] = []
+    with stop_signals() as stopped:
+
+        def look(*_: Any) -> None:
+            if stopped:
+                raise Interrupted(stopped[0])
+
+        methods = config.vectors.methods
+        if source is not None:
+            methods = transfer_methods(config, source, domains.classes)
+        for method in (*methods, *(VECTOR_BASELINES if config.output.baselines else ())):
+            begun, file = time.perf_counter(), output / "methods" / f"{method}.json"
+            picture = file.with_suffix(".parquet")
+            if not file.is_file():
+                if method in VECTOR_BASELINES:
+                    found = baseline_rows(method, domains, seeds)
+                elif source is not None:
+                    found = transfer_rows(config, source, domains, method, seeds, output, look)
+                else:
+                    adaptation = replace(config.adaptation, method=method)
+                    found, points = train_method(config, domains, adaptation, seeds, output, look)
+                    picture.parent.mkdir(exist_ok=True)
+                    write_table(points, picture)  # before the rows, which say that the method is finished
+                write_json(file, found)
+                say(f"{method}: {len(found)} models, {time.perf_counter() - begun:.0f} s")
+                look()
+            rows += json.loads(file.read_text(encoding="utf-8"))  # Python's JSON keeps floats to the bit, and NaN
+            if picture.is_file():
+                pictures.append(pq.read_table(picture))
+    summary, differences = summarise_domains(rows), paired_differences(rows)
+    facts = {"seconds": round(time.perf_counter() - started, 1), "seeds": list(seeds), "tasks": list(domains.tasks)}
+    write_domain_results(output, rows, summary, facts | {"differences": differences})
+    if pictures:
+        draw_tasks(pa.concat_tables(pictures), [row for row in rows if row["seed"] == seeds[0]], output / "domains")
+    told = {
+        "lines": domain_lines(summary),
+        "auroc_lines": domain_lines(summary, "target_auroc") if len(domains.classes) == 2 else [],
+        "database_lines": database_lines(summary),
+        "verdicts": verdicts(summary, differences),
+    }
+    return facts | {"results": summary, "differences": differences} | told
+
+
+def load_domains(config: Config, seeds: Sequence[int], networks: VectorNetworks | None = None) -> VectorDomains:
+    """The feature vectors that the section ``vectors`` names, as trained ``networks`` take them if there are some.
+
+    Raises:
+      DataError: they are unfit.
+    """
+    vectors = config.vectors
+    how = {"validation": vectors.validation, "seeds": seeds}
+    if vectors.dataset == "digits":
+        found = load_digit_domains(vectors.tasks, **how)
+    elif vectors.dataset == "families":
+        found = load_family_domains(config.data, vectors.tasks, **how)
+    elif vectors.dataset == "planted":
+        found = load_planted_domains(vectors.tasks, **how)
+    else:
+        found = _read_tables(config, networks, how)
+    return found if networks is None else in_classes_of(found, networks)
+
+
+def _read_tables(config: Config, networks: VectorNetworks | None, how: dict[str, Any]) -> VectorDomains:
+    vectors = config.vectors
+    if vectors.tasks:
+        raise DataError("vectors.tasks chooses among the targets of vectors.dataset; given tables are one target")
+    if networks is not None and networks.space is None:
+        raise DataError("the source was trained on vectors that are those of no table; name vectors.dataset")
+    assert vectors.source and vectors.test
+    return read_domains(
+        Path(vectors.source),
+        Path(vectors.target) if vectors.target else None,
+        Path(vectors.test),
+        **how,
+        label_column=vectors.label_column,
+        fingerprint_bits=vectors.fingerprint_bits,
+        drug_column=config.data.drug_column,
+        space=networks.space if networks is not None else None,
+    )
+
+
+def train_method(
+    config: Config,
+    domains: VectorDomains,
+    adaptation: AdaptationConfig,
+    seeds: Sequence[int],
+    output: Path,
+    progress: Progress | None = None,
+) -> tuple[list[Row], pa.Table]:
+    """A row of results for each task and seed, and ``domain_points`` of the first seed.
+
+    Labels of target rows are hidden from the training. ``output`` gets the networks as they score the target;
+    ``progress`` is that of ``fit_vectors``.
+    """
+    model = FNN(config.vectors.features, outputs=len(domains.classes))
+    members, parts, replicas = replicas_of(config, domains, seeds)
+    select = _SELECT[config.vectors.select]
+    fit = fit_adapted(model, domains.features, replicas, adaptation, config.training, select=select, progress=progress)
+    _keep(output, adaptation.method, domains, seeds, model, target_networks(adaptation, fit.variables))
+    found, points = [], []
+    outputs = _outputs(model, adaptation, fit.variables, domains, parts)
+    for r, ((task, i), (own, scores)) in enumerate(zip(members, outputs, strict=True)):
+        named = {"task": task, "method": adaptation.method, "seed": seeds[i]}
+        found.append(named | _measured(domains, parts[r], scores, own) | _course(fit, r))
+        if i == 0:
+            points.append(domain_points(task, adaptation.method, own["validation"], own["test"]))
+    return found, pa.concat_tables(points)
+
+
+def transfer_rows(
+    config: Config,
+    source: VectorNetworks,
+    domains: VectorDomains,
+    method: str,
+    seeds: Sequence[int],
+    output: Path,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """As ``train_method``, of one of the ``transfer_methods``; networks that start from the source are kept."""
+    members, parts, replicas = replicas_of(config, domains, seeds)
+    if method in SHALLOW:
+        scores = shallow_scores(method, source, domains, replicas, parts)
+        course = [_UNTRAINED] * len(members)
+    else:
+        if method == SOURCE:
+            model, variables = source.model, for_each(source, len(replicas))
+            course = [_UNTRAINED] * len(members)
+        else:
+            select = _SELECT[config.vectors.select]
+            model, fit = fit_transfer(config, source, domains, replicas, method, select, progress)
+            variables, course = fit.variables, [_course(fit, r) for r in range(len(members))]
+            if method != SCRATCH:
+                _keep(output, method, domains, seeds, model, variables)
+        scores = [logits for _, logits in _outputs(model, AdaptationConfig(), variables, domains, parts)]
+    return [
+        {"task": task, "method": method, "seed": seeds[i]} | _measured(domains, parts[r], scores[r]) | course[r]
+        for r, (task, i) in enumerate(members)
+    ]
+
+
+def replicas_of(
+    config: Config, domains: VectorDomains, seeds: Sequence[int]
+) -> tuple[list[tuple[str, int]], list[Parts], list[VectorReplica]]:
+    """For each task and seed: its name and the number of the seed, the rows of the parts, and what to train."""
+    training = config.training
+    members = [(task, i) for task in domains.tasks for i in range(len(seeds))]
+    parts = [domains.tasks[task][i] for task, i in members]
+    hidden = np.full(len(domains.label), np.nan)
+    for own in parts:
+        for part in ("train", "validation"):
+            hidden[own[part]] = domains.label[own[part]]
+    replicas = [
+        VectorReplica(
+            train=own["train"],
+            validation=own["validation"],
+            target=own["target_train"],
+            label=hidden,
+            seed=seeds[i],
+            learning_rate=training.learning_rate,
+            weight_decay=training.weight_decay,
+            dropout=config.vectors.dropout,
+            class_weight=training.class_weight,
+        )
+        for (_, i), own in zip(members, parts, strict=True)
+    ]
+    return members, parts, replicas
+
+
+def _outputs(
+    model: FNN, adaptation: AdaptationConfig, variables: dict[str, Any], domains: VectorDomains, parts: Sequence[Parts]
+) -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """Of each network the features [rows, H] and logits [rows, K] by part."""
+    found = [({}, {}) for _ in parts]
+    for part in _SCORED:
+        rows = _stacked([own[part] for own in parts])
+        scored = score_domains(model, adaptation, variables, domains.features, rows, part)
+        for r, own in enumerate(parts):
+            for into, values in zip(found[r], scored, strict=True):
+                into[part] = values[r, : len(own[part])]
+    return found
+
+
+def _measured(
+    domains: VectorDomains,
+    own: Parts,
+    scores: Mapping[str, np.ndarray],
+    features: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, float]:
+    """What one network, or one baseline, reaches: scores [rows, K] and features [rows, F] by part."""
+    return measure_domains(
+        scores["validation"],
+        domains.label[own["validation"]],
+        scores["test"],
+        domains.label[own["test"]],
+        *((features["validation"], features["test"]) if features else ()),
+        databases={name: rows[own["test"]] for name, rows in domains.databases.items()},
+    )
+
+
+def _keep(
+    output: Path, method: str, domains: VectorDomains, seeds: Sequence[int], model: FNN, variables: dict[str, Any]
+) -> None:
+    """Writes the networks of each task, whose seeds follow one another on axis 0."""
+    for t, task in enumerate(domains.tasks):
+        own = slice(t * len(seeds), (t + 1) * len(seeds))
+        networks = VectorNetworks(
+            model=model,
+            variables=jax.tree.map(lambda x, own=own: x[own], variables),
+            classes=domains.classes,
+            inputs=domains.features.shape[1],
+            space=domains.space,
+        )
+        save_networks(output / NETWORKS / method / task, networks)
+
+
+def baseline_rows(name: str, domains: VectorDomains, seeds: Sequence[int]) -> list[Row]:
+    """Rows as ``train_method``'s, of a baseline that is fitted to the training rows of the source alone."""
+    found, fitted = [], {}
+    for task, draws in domains.tasks.items():
+        for seed, own in zip(seeds, draws, strict=True):
+            features, label = ({part: x[own[part]] for part in own} for x in (domains.features, domains.label))
+            train = (seed, features["train"].tobytes(), label["train"].tobytes())  # tasks may share the source
+            if train not in fitted:
+                fitted[train] = vector_baseline(name, features["train"], label["train"], len(domains.classes), seed)
+            score = fitted[train]
+            measured = _measured(domains, own, {part: score(features[part]) for part in _SCORED})
+            found.append({"task": task, "method": name, "seed": seed} | measured | _UNTRAINED)
+    return found
+
+
+def verdicts(summary: Sequence[Row], differences: Sequence[Row]) -> list[str]:
+    """How each method stands to the source alone and to DANN, in a sentence each."""
+    told, count = [], sum(row["task"] != "mean" and row["method"] == summary[0]["method"] for row in summary)
+    for row in summary:
+        if row["task"] == "mean":
+            than = [f"{other} on {row[f'above_{other}']} of {count}" for other in COMPARED if f"above_{other}" in row]
+            less = [_difference_text(gain) for gain in differences if gain["method"] == row["method"]]
+            if than:
+                place = f"above {' and '.join(than)} targets"
+                told.append(f"{row['method']}: {place}; its mean differs by {' and '.join(less)}")
+    return told
+
+
+def _difference_text(gain: Row) -> str:
+    interval = f" (95 % interval {gain['low']:.3f} to {gain['high']:.3f})" if np.isfinite(gain["low"]) else ""
+    return f"{gain['target_accuracy']:.3f}{interval} from {gain['less']}"
+
+
+def _course(fit: VectorFit, r: int) -> Row:
+    bad = int(fit.first_bad[r])
+    return {"best_epoch": int(fit.best_epoch[r]), "failed": f"not finite at step {bad}" if bad >= 0 else ""}
+
+
+def _stacked(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """int64 [R, M] of rows of different counts, filled up with row 0."""
+    filled = np.zeros((len(rows), max(map(len, rows))), np.int64)
+    for i, own in enumerate(rows):
+        filled[i, : len(own)] = own
+    return filled
+
+
+def score_domains(
+    model: FNN,
+    adaptation: AdaptationConfig,
+    variables: Variables,
+    features: Array | np.ndarray,
+    rows: np.ndarray,
+    part: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features float32 [R, M, H] and logits float32 [R, M, K] of the rows int [R, M] at test time.
+
+    Args:
+      variables: of ``fit_adapted``, stacked on axis 0.
+      part: train and validation are scored with the running statistics of the source, others with the target's.
+    """
+    separate = adaptation.method != "none" and adaptation.batchnorm == "separate"
+    domain = (SOURCE if part in ("train", "validation") else TARGET) if separate else None
+    run = _scorer(model, adaptation.method != "none", domain)  # pyright: ignore[reportArgumentType]
+    hidden, logits = run(variables, jnp.asarray(features), jnp.asarray(rows, jnp.int32))
+    return np.asarray(hidden), np.asarray(logits)
+
+
+@lru_cache(maxsize=32)
+def _scorer(model: FNN, adapted: bool, domain: int | None):
+    def one(variables: Variables, features: Array, rows: Array):
+        network = network_of(variables, domain) if adapted else variables
+        return _hidden_and_logits(model, network, features[rows], jnp.ones(rows.shape, bool))[0]
+
+    return jax.jit(map_replicas(one, (0, None, 0)))
