@@ -12,9 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from jaxdti import __version__
+from jaxdti import __version__, cli
 from jaxdti.cli import commands
-from jaxdti.cli import main as cli
 from jaxdti.config import Config, config_fields, load_config
 from jaxdti.data.named import DATASETS
 from jaxdti.data.pairs.load import load_data
@@ -645,7 +644,7 @@ def test_tables_are_drawn_on_a_terminal_only(capsys, monkeypatch):
 
 
 def test_a_reader_that_leaves_is_no_error():
-    command = [sys.executable, "-m", "jaxdti.cli.main", "data", "list"]
+    command = [sys.executable, "-m", "jaxdti.cli", "data", "list"]
     process = subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
