@@ -269,7 +269,7 @@ def test_what_the_system_refuses_is_one_line_with_its_path(fails, monkeypatch):
 STOPPED = """
 import os, signal, sys
 from jaxdti import cli
-from jaxdti.training import run
+from jaxdti.studies import pairs as run
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 run.load_data = lambda *_: os.kill(os.getpid(), signal.{})
 sys.exit(cli.main())
