@@ -2,13 +2,16 @@
 
 import gc
 import os
+from itertools import count
 from pathlib import Path
 
 # LLVM's optimisation takes a tenth of the tests' time, and they compute little. XLA's own passes are as for users.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 
+import flax.linen as nn
 import jax
 import jax._src.compiler as jax_compiler
+import numpy as np
 import pytest
 from hypothesis import settings
 from jax.experimental.compilation_cache import compilation_cache
@@ -44,6 +47,45 @@ def programs(tmp_path_factory):
     folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "programs"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+PERTURB = os.environ.get("JAXDTI_TEST_PERTURB")  # a number, which seeds the noise
+
+
+def pytest_collection_modifyitems(items):
+    if PERTURB:
+        skip = pytest.mark.skip(reason="compares bits, which JAXDTI_TEST_PERTURB changes")
+        for item in items:
+            if item.get_closest_marker("bitwise"):
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def perturbed_weights():
+    """With JAXDTI_TEST_PERTURB=1 (2, 3, ...), every network starts from weights with a relative error of 1e-7 of their
+    own: as much as the rounding of another processor. What a test says of two trainings has to hold with it too.
+    """
+    if not PERTURB:
+        yield
+        return
+    draws, init = count(), nn.Module.init
+
+    def noise(x):
+        return (x * (1 + 1e-7 * np.random.default_rng((int(PERTURB), next(draws))).normal(size=x.shape))).astype(
+            x.dtype
+        )
+
+    def perturb(x):
+        # A callback, since programs are traced once and run by several trainings.
+        return jax.pure_callback(noise, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="broadcast_all")
+
+    def noisy(self, *arguments, **settings):
+        variables = dict(init(self, *arguments, **settings))
+        return variables | {"params": jax.tree.map(perturb, variables["params"])}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.Module, "init", noisy)
+        yield
 
 
 @pytest.fixture

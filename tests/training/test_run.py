@@ -441,13 +441,17 @@ def test_a_bad_label_late_in_a_run_leaves_the_checkpoint_of_the_last_good_epoch(
     assert resume(run)["epochs"] == 3  # the label is good again
 
 
-def test_encoding_each_protein_once_changes_no_result_without_dropout(tiny_config, tmp_path, monkeypatch, capfd):
-    """40 pairs a batch of 8 proteins; Adam with a small rate, as rounding differs."""
-    config = tiny_config(batch_size=40, buckets=1, learning_rate=1e-4, model={"dropout": 0.0})
-    train(config, tmp_path / "once")
+def test_encoding_each_protein_once_changes_no_result_without_dropout(
+    tiny_config, tmp_path, monkeypatch, capfd, steady_adam
+):
+    """40 pairs a batch of 8 proteins."""
+    config = tiny_config(batch_size=40, buckets=1, model={"dropout": 0.0})
+    with steady_adam():
+        train(config, tmp_path / "once")
     assert "64 residues, 16 proteins in" in capfd.readouterr().err
     monkeypatch.setattr(method_module, "shared_proteins", lambda table, chunks: {})
-    train(config, tmp_path / "each")
+    with steady_adam():
+        train(config, tmp_path / "each")
     assert "residues, 16 proteins in" not in capfd.readouterr().err
     once, each = (
         [strict_json(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
@@ -458,10 +462,11 @@ def test_encoding_each_protein_once_changes_no_result_without_dropout(tiny_confi
 
 
 @pytest.fixture(scope="module")
-def ensemble(tiny_config, tmp_path_factory):
+def ensemble(tiny_config, tmp_path_factory, steady_adam):
     run = tmp_path_factory.mktemp("runs") / "ensemble"
     config = tiny_config(replicas=3, seed=4, buckets=1, output={"tensorboard": True})
-    return config, run, train(config, run)
+    with steady_adam():
+        return config, run, train(config, run)
 
 
 def test_replicas_leave_a_run_each_and_the_mean_of_their_scores(ensemble):
@@ -486,9 +491,10 @@ def test_replicas_leave_a_run_each_and_the_mean_of_their_scores(ensemble):
     assert {path.name for path in (run / "tensorboard").iterdir()} == {"replica_0", "replica_1", "replica_2"}
 
 
-def test_a_replica_is_the_run_of_its_seed(ensemble, tiny_config, tmp_path):
+def test_a_replica_is_the_run_of_its_seed(ensemble, tiny_config, tmp_path, steady_adam):
     _, run, _ = ensemble
-    train(tiny_config(seed=5, buckets=1, output={"tensorboard": True}), tmp_path / "alone")
+    with steady_adam():
+        train(tiny_config(seed=5, buckets=1, output={"tensorboard": True}), tmp_path / "alone")
     alone, member = (
         pq.read_table(folder / "predictions.parquet").to_pydict() for folder in (tmp_path / "alone", run / "replicas/1")
     )
@@ -511,6 +517,7 @@ def test_an_ensemble_scores_as_its_predictions_and_its_members_as_theirs(ensembl
     )
 
 
+@pytest.mark.bitwise
 def test_a_run_of_a_known_network_compiles_nothing_again(tiny_config, tmp_path, capfd, fresh_programs):
     def compiled(name, config) -> list[str]:
         train(config, tmp_path / name)
