@@ -47,7 +47,7 @@ def steady_adam():
     """``with steady_adam():`` training is with an epsilon of 1e-3 in Adam, so that two programs can be compared.
 
     Where a unit is open at every atom, the BatchNorm behind it takes its bias away: that gradient is 0 but for rounding
-    (up to 5e-7 in ``graph_layers_0/message/bias`` and ``residual/dense/bias`` of the network below), and its sign is the
+    (up to 5e-7 in ``graph_layers_0``, biases of message and residual, of the network below), and its sign is the
     compiler's. With Adam's own epsilon of 1e-8 it becomes a step of the whole learning rate, and after a few steps
     scores differ in the third digit, by chance and by processor. All else that a training does shows as before.
     """
