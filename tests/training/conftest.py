@@ -16,6 +16,7 @@ import pytest
 from jaxdti import compilation
 from jaxdti.config import Config, DataConfig, ModelConfig, OutputConfig, TrainingConfig
 from jaxdti.layers.dropout import dropout
+from jaxdti.training import vectors
 from jaxdti.training.objectives import binding_loss, masked_mean
 from jaxdti.training.state import TrainState
 
@@ -57,9 +58,18 @@ def steady_adam():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(optax, "scale_by_adam", partial(optax.scale_by_adam, eps=1e-3))
             patch.setattr(compilation, "_kept", {})  # programs are not kept by this epsilon
+            vectors._programs.cache_clear()
             yield
+        vectors._programs.cache_clear()
 
     return steady
+
+
+@pytest.fixture
+def steady(steady_adam):
+    """A whole test under ``steady_adam``."""
+    with steady_adam():
+        yield
 
 
 def _pairs() -> list[tuple[str, str, int, float]]:
