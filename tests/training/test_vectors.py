@@ -52,8 +52,8 @@ def members():
 
 
 def same(one, other):
-    """The same networks up to rounding. Under ``steady``: a bias before a batch normalisation cannot move the output, so
-    its gradient is rounding alone, of which Adam's own epsilon makes whole steps."""
+    """The same networks up to rounding. Under ``steady``: a bias before a batch normalisation cannot move the output,
+    so its gradient is rounding alone, of which Adam's own epsilon makes whole steps."""
     chex.assert_trees_all_close(*(jax.tree.map(np.asarray, each) for each in (one, other)), rtol=1e-3, atol=1e-4)
 
 
