@@ -73,8 +73,9 @@ def fit_vectors(
     method: VectorMethod | None = None,
     progress: Progress | None = None,
 ) -> VectorFit:
-    """Trains one network for each replica; together or one by one, the numbers are the same up to rounding.
+    """Trains one network for each replica; together or one by one, a state has the same gradient up to rounding.
 
+    Where a gradient is rounding alone, as of a bias before a BatchNorm, Adam makes whole steps of it, of either sign.
     Side by side, a replica that has stopped is masked; once half of them have, they leave the program.
 
     Args:

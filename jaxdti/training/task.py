@@ -64,7 +64,7 @@ class VectorReplica:
     epochs: int | None = None  # fewer than the others
     seed: int = 0  # of the initial weights, the order of the rows and the dropout
     learning_rate: float = 1e-3
-    weight_decay: float = 0.0  # decoupled
+    weight_decay: float = 0.0  # decoupled or not, as ``optimizer`` of the configuration says
     dropout: float = 0.0
     class_weight: bool = False  # weight classes inversely to their frequency in ``train``
     target: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # int [t], unlabelled, for a method
