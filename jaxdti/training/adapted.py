@@ -22,8 +22,9 @@ from jaxdti.data.pairs.buckets import Buckets, PairBatch, Shape, pair_batch
 from jaxdti.data.pairs.device import DeviceFeatures
 from jaxdti.data.pairs.table import InteractionTable
 from jaxdti.errors import DataError
+from jaxdti.layers.means import masked_mean
 from jaxdti.models.drugban import DrugBAN, init_variables
-from jaxdti.training.objective import Objective, masked_mean
+from jaxdti.training.objective import Objective
 from jaxdti.training.plans import plan_domains, refreshes
 from jaxdti.training.supervised import pair_losses
 from jaxdti.training.task import Method, Replica, Variables

@@ -20,8 +20,9 @@ from jaxdti.adaptation.methods import CLASS_WEIGHTED, adaptation_loss, adaptatio
 from jaxdti.adaptation.pada import source_weights
 from jaxdti.adaptation.san import class_weights, target_entropy
 from jaxdti.config import AdaptationConfig, TrainingConfig
+from jaxdti.layers.means import masked_mean
 from jaxdti.models.fnn import FNN, init_fnn, split, take_layers
-from jaxdti.training.objective import Objective, binding_loss, masked_mean
+from jaxdti.training.objective import Objective, binding_loss
 from jaxdti.training.plans import VectorBatch
 from jaxdti.training.resident import Progress, VectorFit, fit_vectors
 from jaxdti.training.selection import (

@@ -26,7 +26,7 @@ from jaxdti.training.selection import (
     _selection_rows,
     masked_auroc,
 )
-from jaxdti.training.state import TrainState
+from jaxdti.training.state import TrainState, fresh_state
 from jaxdti.training.step import make_train_step
 from jaxdti.training.supervised import supervision
 from jaxdti.training.task import VectorMethod, VectorReplica
@@ -245,15 +245,7 @@ def _programs(
 
     def begin(variables: dict[str, Any], seed: Array, hyper: dict[str, Array]) -> _Fit:
         variables = jax.tree.map(jnp.copy, variables)  # a program gives its state up, not what the caller holds
-        state = TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=variables["params"],
-            batch_stats=variables.get("batch_stats", {}),
-            opt_state=tx.init(variables["params"]),
-            rng=jax.random.fold_in(jax.random.PRNGKey(seed), 1),
-            hyper=hyper,
-            first_bad=jnp.full((), -1, jnp.int32),
-        )
+        state = fresh_state(variables, tx, seed, hyper)
         nothing = jnp.zeros((), jnp.int32)
         best = jax.tree.map(jnp.copy, variables) if select else {}
         return _Fit(state=state, best=best, best_value=jnp.full((), jnp.nan), best_epoch=nothing, epoch=nothing)

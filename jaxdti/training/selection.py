@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxdti.adaptation.domains import entropy, weighted_mean
+from jaxdti.adaptation.domains import entropy
 from jaxdti.adaptation.san import class_weights
-from jaxdti.training.objective import affinity_loss, binding_loss, masked_mean
+from jaxdti.layers.means import masked_mean, weighted_mean
+from jaxdti.training.objective import affinity_loss, binding_loss
 from jaxdti.training.plans import VectorBatch, _padded
 from jaxdti.training.task import VectorReplica
 

@@ -32,8 +32,9 @@ from jaxdti.data.pairs.device import DeviceFeatures
 from jaxdti.data.pairs.table import InteractionTable
 from jaxdti.errors import DataError
 from jaxdti.evaluation.metrics import classification_metrics, regression_metrics
+from jaxdti.layers.means import masked_mean
 from jaxdti.models.drugban import PARTS, DrugBAN, init_variables, share_proteins
-from jaxdti.training.objective import Objective, affinity_loss, binding_loss, masked_mean
+from jaxdti.training.objective import Objective, affinity_loss, binding_loss
 from jaxdti.training.partition import partition, select
 from jaxdti.training.plans import VectorBatch
 from jaxdti.training.task import Method, Replica, Variables, VectorMethod

@@ -29,9 +29,10 @@ from jaxdti.errors import DataError
 from jaxdti.inference.encode import block_name, drug_entities, encoded_rows, program_key, protein_entities
 from jaxdti.inference.joint_features import make_joint_features
 from jaxdti.inference.trained import Weights
+from jaxdti.layers.means import masked_mean
 from jaxdti.models.drugban import PARTS, DrugBAN, depth, init_variables, parts_of, score, share_proteins
 from jaxdti.training.compilation import told_jit
-from jaxdti.training.objective import Objective, masked_mean
+from jaxdti.training.objective import Objective
 from jaxdti.training.partition import Path, partition, select
 from jaxdti.training.supervised import pair_losses, supervised
 from jaxdti.training.task import Method, Replica, Scorer, Variables
