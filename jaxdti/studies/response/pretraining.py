@@ -28,7 +28,7 @@ from jaxdti.training.codeae import (
     pretraining_objective,
 )
 from jaxdti.training.optimizer import make_optimizer, make_rmsprop
-from jaxdti.training.plans import _stream
+from jaxdti.training.plans import stream
 from jaxdti.training.replicas import map_replicas
 from jaxdti.training.state import fresh_state
 from jaxdti.training.step import make_train_step
@@ -190,7 +190,7 @@ def plan_batches(
         members = np.arange(len(profiles.source)) if domain == 0 else target_rows[setting.protocol]
         # The adversarial part has an order of its own, or it would repeat that of the reconstruction.
         seed = (setting.seed, domain, int(setting.method == ADVERSARIAL))
-        return _stream(members, seed, first * per_step, count * per_step).reshape(sizes)
+        return stream(members, seed, first * per_step, count * per_step).reshape(sizes)
 
     source, target = (jnp.asarray(np.stack([rows(setting, domain) for setting in settings])) for domain in (0, 1))
     present = jnp.ones(source.shape, bool)
