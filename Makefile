@@ -2,19 +2,23 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint bench
+.PHONY: demo test test-all lint bench
 
 demo: $(INSTALLED)
 	rm -rf runs/demo
 	$(BIN)/jaxdti train configs/drugban_demo.yaml --output runs/demo
 
 test: $(INSTALLED)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+
+test-all: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports --no-cache
 
 # A few minutes: every benchmark at a small size, the PyTorch peer included. JAXDTI_DATA must hold human/random.
 bench: $(INSTALLED)

@@ -1,5 +1,5 @@
 """The command line."""
 
-from jaxdti.cli.main import main
+from jaxdti.cli.main import main, make_parsers
 
-__all__ = ["main"]
+__all__ = ["main", "make_parsers"]

@@ -12,9 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from jaxdti import __version__
+from jaxdti import __version__, cli
 from jaxdti.cli import commands
-from jaxdti.cli import main as cli
 from jaxdti.config import Config, config_fields, load_config
 from jaxdti.data.named import DATASETS
 from jaxdti.data.pairs.load import load_data
@@ -270,7 +269,7 @@ def test_what_the_system_refuses_is_one_line_with_its_path(fails, monkeypatch):
 STOPPED = """
 import os, signal, sys
 from jaxdti import cli
-from jaxdti.training import run
+from jaxdti.studies import pairs as run
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 run.load_data = lambda *_: os.kill(os.getpid(), signal.{})
 sys.exit(cli.main())
@@ -645,7 +644,7 @@ def test_tables_are_drawn_on_a_terminal_only(capsys, monkeypatch):
 
 
 def test_a_reader_that_leaves_is_no_error():
-    command = [sys.executable, "-m", "jaxdti.cli.main", "data", "list"]
+    command = [sys.executable, "-m", "jaxdti.cli", "data", "list"]
     process = subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

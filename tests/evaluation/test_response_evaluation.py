@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from jaxdti.evaluation import response as module
+from jaxdti.evaluation import expression_baselines as module
 from jaxdti.evaluation.domain_gap import domain_accuracy, principal_plane
 from jaxdti.evaluation.expression_baselines import elastic_net_scores, forest_scores
 from jaxdti.evaluation.response import target_metrics, validation_auroc, within_groups

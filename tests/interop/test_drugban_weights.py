@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdti.cli import main as cli
+from jaxdti import cli
 from jaxdti.config import REFERENCE_ATOMS, REFERENCE_RESIDUES, Config, ModelConfig
 from jaxdti.data.molecules import featurize_batch
 from jaxdti.data.pairs.buckets import PairBatch, Shape

@@ -20,8 +20,8 @@ SCRIPT = """
 import os, signal, sys
 import jax
 jax.config.update("jax_default_matmul_precision", "highest")
-from jaxdti.training import loop
-from jaxdti.training import method as method_module
+from jaxdti.training import fit as loop
+from jaxdti.training import supervised as method_module
 from jaxdti.cli import main
 
 real, seen, loop._CONTACT_CHUNKS = method_module.pair_batch, [], 2

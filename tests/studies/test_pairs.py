@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from jaxdti.cli import main as cli
+from jaxdti import cli
 from jaxdti.config import load_config
 from jaxdti.data.pairs.load import load_data
 from jaxdti.data.pairs.splits import read_split
@@ -24,7 +24,7 @@ from jaxdti.inference.trained import TrainedRun, load_run, write_model_card
 from jaxdti.studies import pairs as run_module
 from jaxdti.studies.pairs import resume, train
 from jaxdti.studies.report import pairs as results
-from jaxdti.training import task as method_module
+from jaxdti.training import supervised as method_module
 from jaxdti.training.compilation import forget_programs
 
 FILES = (

@@ -18,7 +18,7 @@ from jaxdti.config import load_config, save_config
 from jaxdti.errors import DataError, Interrupted
 from jaxdti.models.drugban import init_variables
 from jaxdti.studies.pairs import resume, train
-from jaxdti.training import task as method_module
+from jaxdti.training import supervised as method_module
 from jaxdti.training.checkpoints import load_weights, open_checkpoints
 from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.state import init_replicas
@@ -130,8 +130,8 @@ import jax
 jax.config.update("jax_default_matmul_precision", "highest")
 from dataclasses import replace
 from pathlib import Path
-from jaxdti.training import loop
-from jaxdti.training import method as method_module
+from jaxdti.training import fit as loop
+from jaxdti.training import supervised as method_module
 from jaxdti.cli import main
 
 kind, chunk, arguments = sys.argv[1], int(sys.argv[2]), sys.argv[3:]

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdti.cli import main as cli
+from jaxdti import cli
 from jaxdti.config import Config, DataConfig, OutputConfig, SizesConfig, TrainingConfig, TransferConfig
 from jaxdti.data.vectors.families import NO_SOURCE
 from jaxdti.errors import DataError

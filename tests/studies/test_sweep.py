@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jaxdti.cli import main as cli
+from jaxdti import cli
 from jaxdti.config import DataConfig, load_config, save_config
 from jaxdti.data.pairs.load import load_data
 from jaxdti.data.pairs.splits import write_split
@@ -32,7 +32,7 @@ from jaxdti.studies.sweep import (
     sweep,
     sweep_table,
 )
-from jaxdti.training import task as method_module
+from jaxdti.training import supervised as method_module
 
 RATES = ("training.learning_rate=3e-3,1e-3", "model.dropout=0.1,0.4")
 

@@ -161,7 +161,7 @@ def test_ctrl_c_reaches_no_worker(tmp_path, monkeypatch, slow_parent):
 
 def test_two_processes_may_fill_the_cache_at_once(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from jaxdti.data.features import featurize_smiles\n"
+        "import sys; from pathlib import Path; from jaxdti.data.pairs.featurise import featurize_smiles\n"
         "smiles = ['C' * n for n in range(1, 30)]\n"
         "for i in range(8):\n"
         "    found = featurize_smiles(smiles[i:], Path(sys.argv[1]))\n"

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from jaxdti.cli import main as cli
+from jaxdti import cli
 from jaxdti.config import Config, OutputConfig, PlantedExpressionConfig, ResponseConfig
 from jaxdti.data.expression.study import load_study
 from jaxdti.errors import DataError
-from jaxdti.evaluation import response as evaluation
+from jaxdti.evaluation import expression_baselines as evaluation
 from jaxdti.studies.response import pretraining as response_pretraining
 from jaxdti.studies.response import run as response_run
 from jaxdti.studies.response.heads import HeadFit

@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 
 from jaxdti.studies.transfer import classifiers as shallow
 from jaxdti.studies.transfer.classifiers import logistic_regressions, random_forest, support_vectors
-from jaxdti.training import resident as vectors
+from jaxdti.training import replicas as vectors
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(70, 5)).astype(np.float32) * [1, 3, 0.3, 1, 2]

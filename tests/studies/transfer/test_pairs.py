@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.svm import SVC
 
-from jaxdti.cli import main as cli
+from jaxdti import cli
 from jaxdti.config import Config, ModelConfig, TrainingConfig, TransferConfig
 from jaxdti.data.pairs.buckets import Shape, pair_batch
 from jaxdti.data.pairs.device import device_features
@@ -33,7 +33,7 @@ from jaxdti.inference.trained import Weights, load_run
 from jaxdti.models.drugban import PARTS, DrugBAN, depth, init_variables
 from jaxdti.studies.pairs import resume, train, transfer
 from jaxdti.studies.transfer.frozen import check_parts, frozen_and_fresh, rescaled, transferred, unfreezing_stages
-from jaxdti.training import task as method_module
+from jaxdti.training import supervised as method_module
 from jaxdti.training.checkpoints import load_weights
 from jaxdti.training.objective import binding_loss
 from jaxdti.training.optimizer import make_optimizer
