@@ -27,9 +27,10 @@ from jax.experimental.compilation_cache import compilation_cache
 import jaxdti  # noqa: F401  before any computation: it turns a faulty fusion of some JAX releases off
 from jaxdti.config import Config, DataConfig, ModelConfig, OutputConfig, TrainingConfig
 from jaxdti.layers.dropout import dropout
+from jaxdti.layers.means import masked_mean
 from jaxdti.training import compilation, resident
 from jaxdti.training.compilation import forget_programs
-from jaxdti.training.objective import binding_loss, masked_mean
+from jaxdti.training.objective import binding_loss
 from jaxdti.training.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,7 +6,8 @@ from jax import Array
 
 from jaxdti.adaptation.dann import Discriminate
 from jaxdti.adaptation.discriminator import domain_cross_entropy
-from jaxdti.adaptation.domains import Domains, entropy, weighted_mean
+from jaxdti.adaptation.domains import Domains, entropy
+from jaxdti.layers.means import weighted_mean
 from jaxdti.layers.reversal import reverse_gradient
 
 RandomMatrices = tuple[Array, Array]  # float32 [F, D] and [K, D]

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxdti.adaptation.discriminator import domain_cross_entropy
-from jaxdti.adaptation.domains import Domains, weighted_mean
+from jaxdti.adaptation.domains import Domains
+from jaxdti.layers.means import weighted_mean
 from jaxdti.layers.reversal import reverse_gradient
 
 Discriminate = Callable[[Array, Array], Array]  # x [2, B, F], mask [2, B] -> logits [2, B, 2] of (source, target)

@@ -46,10 +46,3 @@ def entropy(probabilities: Array, offset: float = 0.0) -> Array:
         return -jnp.sum(probabilities * jnp.log(probabilities + offset), -1)
     positive = probabilities > 0
     return -jnp.sum(jnp.where(positive, probabilities * jnp.log(jnp.where(positive, probabilities, 1.0)), 0.0), -1)
-
-
-def weighted_mean(values: Array, weights: Array) -> Array:
-    """``sum w x / sum w`` over the last axis, both [..., B]; 0 where all weights are 0. Weight 0 hides even a NaN."""
-    total = jnp.sum(weights, -1)
-    counted = jnp.sum(jnp.where(weights > 0, values, 0.0) * weights, -1)
-    return counted / jnp.where(total > 0, total, 1.0)

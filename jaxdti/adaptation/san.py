@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxdti.adaptation.discriminator import domain_cross_entropy
-from jaxdti.adaptation.domains import TARGET, Domains, entropy, weighted_mean
+from jaxdti.adaptation.domains import TARGET, Domains, entropy
+from jaxdti.layers.means import weighted_mean
 from jaxdti.layers.reversal import reverse_gradient
 
 ClasswiseDiscriminate = Callable[[Array, Array], Array]  # x [K, 2, B, F], mask [2, B] -> logits [K, 2, B, 2]

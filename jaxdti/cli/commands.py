@@ -107,11 +107,10 @@ def _guarded_train(run: Path, *, resuming: bool = False, **settings: Any) -> int
 def _train_along(config: Any, run: Path) -> None:
     """The part of all processes but the first, which alone evaluates and writes."""
     from jaxdti.data.pairs.load import load_data
-    from jaxdti.studies.pairs import fit_replicas, single_configs
-    from jaxdti.training.task import Replica
+    from jaxdti.studies.pairs import fit_pairs, single_configs
 
     dataset = load_data(config.data, config.task)
-    fit_replicas([Replica(alone, dataset.parts) for alone in single_configs(config)], dataset, run)
+    fit_pairs(single_configs(config), dataset, run)
 
 
 def sweep(options: argparse.Namespace) -> int:

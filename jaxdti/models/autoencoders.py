@@ -101,7 +101,7 @@ def draw_code(mean: Array, log_variance: Array, key: Array) -> Array:
     return mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
 
 
-# Losses: one value a row, [B, G] or [B, D] -> [B]. The caller reduces, with ``mean_of_rows``.
+# Losses: one value a row, [B, G] or [B, D] -> [B]. The caller reduces, with ``masked_mean``.
 
 
 def squared_error(x: Array, y: Array) -> Array:
@@ -136,9 +136,3 @@ RECONSTRUCTION = {
 def gaussian_divergence(mean: Array, log_variance: Array) -> Array:
     """KL divergence from N(mean, exp(log_variance)) to N(0, 1): ``-1/2 sum(1 + log_variance - mean^2 - variance)``."""
     return -0.5 * jnp.sum(1.0 + log_variance - mean**2 - jnp.exp(log_variance), -1)
-
-
-def mean_of_rows(values: Array, mask: Array) -> Array:
-    """Mean of values [B] where mask [B]; 0 when nothing is selected. Where the mask is False even NaN is harmless,
-    if the caller has put finite numbers in place of what the values are computed from (``where(mask, x, 0)``)."""
-    return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1)

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxdti.models.autoencoders import Perceptron, mean_of_rows, normalise
+from jaxdti.layers.means import masked_mean
+from jaxdti.models.autoencoders import Perceptron, normalise
 
 _ROOT_OFFSET = 1e-12  # below the root of the gradient penalty, whose slope at 0 is infinite
 
@@ -97,7 +98,7 @@ def critic_gap(source: Array, target: Array, source_mask: Array, target_mask: Ar
 
     source, target: its values [B]; masks bool [B].
     """
-    return mean_of_rows(target, target_mask) - mean_of_rows(source, source_mask)
+    return masked_mean(target, target_mask) - masked_mean(source, source_mask)
 
 
 def gradient_penalty(critic: Critic, source: Array, target: Array, mask: Array, share: Array) -> Array:
@@ -114,4 +115,4 @@ def gradient_penalty(critic: Critic, source: Array, target: Array, mask: Array, 
     between = share[:, None] * source + (1.0 - share[:, None]) * target
     slope = jax.grad(lambda x: jnp.sum(critic(x)))(jnp.where(mask[:, None], between, 0.0))
     length = jnp.sqrt(jnp.sum(slope**2, -1) + _ROOT_OFFSET)
-    return mean_of_rows((length - 1.0) ** 2, mask)
+    return masked_mean((length - 1.0) ** 2, mask)

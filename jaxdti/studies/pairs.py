@@ -2,24 +2,23 @@
 
 import json
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from scipy.special import expit
 
 from jaxdti.config import AdaptationConfig, Config, TransferConfig, save_config
 from jaxdti.console import say
-from jaxdti.data.pairs.buckets import Buckets, plan_epoch
-from jaxdti.data.pairs.device import feature_bytes, host_features
+from jaxdti.data.pairs.buckets import Buckets
+from jaxdti.data.pairs.device import DeviceFeatures, feature_bytes, host_features
 from jaxdti.data.pairs.load import Dataset, describe_data, load_data
 from jaxdti.data.pairs.splits import write_split
-from jaxdti.data.pairs.table import InteractionTable
+from jaxdti.data.pairs.table import FeatureStore, InteractionTable
 from jaxdti.errors import DataError, Interrupted, NonFiniteLoss
 from jaxdti.evaluation.selection import deep_embedded_validation, importance_weights, prediction_information
 from jaxdti.files import write_json
@@ -37,24 +36,14 @@ from jaxdti.studies.run_directory import (
 )
 from jaxdti.studies.transfer.frozen import check_architecture, check_parts, transferred, unfreezing_stages
 from jaxdti.studies.transfer.shallow import copy_network, evaluate_source, fit_shallow, linear_head
-from jaxdti.training.adapted import adapted, check_target
-from jaxdti.training.checkpoints import open_checkpoints
+from jaxdti.training.adapted import adapted_pair_task, check_target
 from jaxdti.training.compilation import keep_programs
 from jaxdti.training.fit import fit
 from jaxdti.training.mesh import REPLICATED, is_lead, local, make_mesh, put, take_replica
-from jaxdti.training.optimizer import make_optimizer
-from jaxdti.training.progress import Member, Progress, Reporter, RunReporter, restored_progress
-from jaxdti.training.state import init_replicas
+from jaxdti.training.run_folder import open_run
 from jaxdti.training.step import chunk_steps
-from jaxdti.training.supervised import (
-    class_weights,
-    hyper_parameters,
-    label_scale,
-    static_config,
-    supervised,
-    with_frozen,
-)
-from jaxdti.training.task import Judge, Method, Replica, Scorer, Variables
+from jaxdti.training.supervised import Judge, pair_task, pair_trial, static_config, with_frozen
+from jaxdti.training.task import Scorer, Task, Trial, Variables, label_scale
 
 __all__ = ["Interrupted", "NonFiniteLoss", "resume", "train", "transfer"]
 
@@ -169,8 +158,7 @@ def _run(config: Config, output: Path, dataset: Dataset, origin: str = ITSELF) -
         say(f"adapting with {config.adaptation.method}")
     if config.transfer.mode != "none":
         return _run_transfer(config, output, dataset, started, origin)
-    replicas = [Replica(alone, dataset.parts) for alone in single_configs(config)]
-    fitted = fit_replicas(replicas, dataset, output)
+    fitted = fit_pairs(single_configs(config), dataset, output)
     return write_results(config, output, dataset, fitted, started)
 
 
@@ -190,7 +178,7 @@ def _run_transfer(config: Config, output: Path, dataset: Dataset, started: float
         how = f"above {part}, stage {i} of {len(earlier) + 1}"
         start = _run_stage(how, stage, output / f"{STAGE}{i}", dataset, start, before)
         before = "the stage before"
-    fitted = fit_replicas([Replica(alone, dataset.parts) for alone in single_configs(last)], dataset, output, start)
+    fitted = fit_pairs(single_configs(last), dataset, output, start)
     compared = {origin: evaluate_source(config, dataset, fitted.scorer, source)}
     if config.transfer.scratch:
         scratch = json.loads((output / SCRATCH / "summary.json").read_text(encoding="utf-8"))
@@ -235,101 +223,110 @@ def single_configs(config: Config) -> list[Config]:
     return [replace(config, training=replace(config.training, seed=seed, replicas=1)) for seed in seeds]
 
 
-def fit_replicas(
-    replicas: Sequence[Replica], dataset: Dataset, output: Path, source: TrainedRun | None = None
+def fit_pairs(
+    configs: Sequence[Config],
+    dataset: Dataset,
+    output: Path,
+    source: TrainedRun | None = None,
+    parts: Sequence[Mapping[str, np.ndarray]] | None = None,
 ) -> Fitted:
-    """Trains the replicas together, with checkpoints and metrics under ``output``; continues what was begun there.
+    """Trains a network for each configuration together, with checkpoints and metrics under ``output``; continues what
+    was begun there.
 
     They start from the network of ``source``, if there is one, or each from its own, as ``transfer`` of the
     configuration says.
 
     With ``training.distributed`` every process calls this; the first one alone writes and prints, all of them read.
 
+    Args:
+      configs: what may differ is what a trial traces, and seeds.
+      parts: rows of each configuration, those of the dataset by default.
+
     Raises:
       DataError: the batch does not divide over the devices, or the processes have not joined.
       NonFiniteLoss, Interrupted: as ``train``.
     """
-    config, table = replicas[0].config, dataset.table
+    config, table = configs[0], dataset.table
     training = config.training
     if training.distributed and not jax.distributed.is_initialized():
         raise DataError("training.distributed: call jaxdti.training.mesh.join_processes() before any other JAX call")
     keep_programs()
     tell = say if is_lead() else lambda line: None
-    if any(np.ptp(table.label[replica.parts["validation"]]) == 0 for replica in replicas):
+    trials = [
+        pair_trial(each, table, rows)
+        for each, rows in zip(configs, parts or [dataset.parts] * len(configs), strict=True)
+    ]
+    if any(np.ptp(table.label[trial.rows["validation"]]) == 0 for trial in trials):
         tell(
             "warning: all validation labels are equal: no epoch can be chosen, so the weights of the last one are kept"
         )
-    mesh = make_mesh(len(replicas), training.batch_size)
-    size = feature_bytes(dataset.store) / 2**30
+    mesh = make_mesh(len(trials), training.batch_size)
+    features, scored = _placed_features(config, dataset.store, mesh, tell)
+    buckets = buckets_for(config.model, table, dataset.store, training.buckets, training.batch_size)
+    tell(_describe_buckets(buckets))
+    memory = MEMORY // 2  # training has its own beside it
+    scorer = make_scorer(config.model, scored, table, buckets, training.batch_size, memory=memory)
+    if source is None:
+        task = make_task(config, trials, table, features, buckets, scorer)
+    else:
+        started, steps = time.perf_counter(), training.chunk_steps or chunk_steps()
+        plain = pair_task(config, trials, table, features, buckets, scorer, steps)
+        task = transferred(config, source.members, plain, trials, table, scored)
+        if task.inputs is not features:
+            tell(f"computed the outputs of the frozen part in {time.perf_counter() - started:.1f} s")
+            task = replace(task, inputs=put(task.inputs, mesh, REPLICATED))
+    joint = make_joint_features(config.model, scored, table, buckets, training.batch_size)
+    selector = task.selector
+    if config.adaptation.selection != "source":
+        judge = target_judge(config, table, selector.scorer, joint)
+        selector = replace(selector, judged=config.adaptation.selection, judge=judge)
+    # A source's weights are constants of the program that draws fresh ones.
+    task = replace(task, selector=selector, key=_task_key(config, trials, task.plan.buckets), keeps_init=source is None)
+    with open_run(output, tensorboard=config.output.tensorboard) as run:
+        result = fit(task, trials, training, run=run)
+    networks = [take_replica(result.variables, i, mesh) for i in range(len(trials))]
+    return Fitted(configs, trials, task.scored, selector.scorer, joint, networks, result.progress)
+
+
+def _placed_features(
+    config: Config, store: FeatureStore, mesh: Mesh, tell: Callable[[str], None]
+) -> tuple[Any, DeviceFeatures | FeatureStore]:
+    """The features as training and as scoring take them: on the devices, or on the host where they are too large."""
+    size = feature_bytes(store) / 2**30
     if size > config.data.device_gib:
         tell(
             f"features ({size:.3g} GiB) are larger than data.device_gib={config.data.device_gib}: they stay on the "
             "host, and every program call gets its own"
         )
-        features = scored = dataset.store
-    else:
-        features = put(host_features(dataset.store), mesh, REPLICATED)
-        scored = local(features)
-    buckets = padded = buckets_for(config.model, table, dataset.store, training.buckets, training.batch_size)
-    tell(_describe_buckets(buckets))
-    memory = MEMORY // 2  # training has its own beside it
-    scorer = make_scorer(config.model, scored, table, buckets, training.batch_size, memory=memory)
-    if source is None:
-        method = make_method(replicas, table, buckets)
-    else:
-        started = time.perf_counter()
-        scale, steps = label_scale(table, replicas[0]), training.chunk_steps or chunk_steps()
-        method = transferred(source.members, replicas, table, scored, buckets, scale, steps)
-        if method.inputs is not None:
-            tell(f"computed the outputs of the frozen part in {time.perf_counter() - started:.1f} s")
-            features = put(method.inputs, mesh, REPLICATED)
-    buckets, scorer = method.buckets or buckets, method.scorer or scorer
-    joint = make_joint_features(config.model, scored, table, padded, training.batch_size)
-    if config.adaptation.selection != "source":
-        method = replace(method, judge=target_judge(config, table, scorer, joint))
-    tx = make_optimizer(training, steps_per_epoch(replicas[0], buckets), method.rate_of, method.share_of)
-    hyper = [hyper_parameters(r.config, class_weights(table, r), label_scale(table, r)) for r in replicas]
-    method = replace(method, key=_method_key(replicas, buckets))
-    seeds = [r.config.training.seed for r in replicas]
-    # A source's weights are constants of the program.
-    state = init_replicas(method.init, tx, seeds, hyper, method.key if source is None else None)
-    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))  # one program, not one for each shape
-    best = copy(state.variables)
-    progress = Progress([Member() for _ in replicas])
-    with open_checkpoints(output / "checkpoints") as checkpoints:
-        if checkpoints.latest() is not None:
-            state, best, saved = checkpoints.restore(state, best)
-            progress = restored_progress(saved)
-            tell(f"resuming after epoch {progress.epoch}, chunk {progress.chunk}")
-        with _reporting(output, progress, config) as report:
-            _, best, progress = fit(
-                replicas, method, table, features, buckets, scorer, tx, state, best, progress, checkpoints, report
-            )
-    members = [take_replica(best, i, mesh) for i in range(len(replicas))]
-    return Fitted(replicas, method, scorer, joint, members, progress)
+        return store, store
+    features = put(host_features(store), mesh, REPLICATED)
+    return features, local(features)
 
 
-def make_method(replicas: Sequence[Replica], table: InteractionTable, buckets: Buckets) -> Method:
+def make_task(
+    config: Config, trials: Sequence[Trial], table: InteractionTable, features: Any, buckets: Buckets, scorer: Scorer
+) -> Task:
     """Plain training, or the adaptation that the configuration asks for.
 
     Raises:
       DataError: there is nothing to adapt to, ``training.frozen`` names nothing or everything, or a transfer is asked
         for, which needs a source.
     """
-    check_no_transfer(replicas[0].config)
-    config = replicas[0].config
+    check_no_transfer(config)
     steps = config.training.chunk_steps or chunk_steps()
     if config.adaptation.method == "none":
-        return with_frozen(supervised(replicas, table, buckets, steps), config.training.frozen)
-    return with_frozen(adapted(replicas, table, buckets, steps), config.training.frozen, ("network",))
+        plain = pair_task(config, trials, table, features, buckets, scorer, steps)
+        return with_frozen(plain, config.training.frozen)
+    adapted = adapted_pair_task(config, trials, table, features, buckets, scorer, steps)
+    return with_frozen(adapted, config.training.frozen, ("network",))
 
 
-def _method_key(replicas: Sequence[Replica], buckets: Buckets) -> Hashable:
-    """All that the method and its optimiser depend on, beside the arguments of their programs.
+def _task_key(config: Config, trials: Sequence[Trial], buckets: Buckets) -> Hashable:
+    """All that the task and its optimiser depend on, beside the arguments of their programs.
 
     Schedules count in steps: epochs, and how many pairs of train each bucket has, decide those of a run.
     """
-    config = static_config(replicas[0].config)
+    config = static_config(config)
     training, adaptation = config.training, config.adaptation
     training = replace(training, patience=None)
     adaptation = replace(adaptation, selection="source", source_only=False, oracle=False)
@@ -338,28 +335,10 @@ def _method_key(replicas: Sequence[Replica], buckets: Buckets) -> Hashable:
         training = replace(training, epochs=1)
     else:
         counts = tuple(
-            tuple(np.bincount(buckets.of_row[r.parts["train"]], minlength=len(buckets.shapes)).tolist())
-            for r in replicas
+            tuple(np.bincount(buckets.of_row[trial.rows["train"]], minlength=len(buckets.shapes)).tolist())
+            for trial in trials
         )
     return replace(config, training=training, adaptation=adaptation), counts
-
-
-@contextmanager
-def _reporting(output: Path, progress: Progress, config: Config) -> Iterator[Reporter]:
-    """The reporter of the first process; those of the others are silent."""
-    if not is_lead():
-        silent = lambda *_: None
-        yield Reporter(update=silent, epoch=silent, failed=silent, compiled=silent)
-        return
-    histories = [member.history for member in progress.members]
-    with RunReporter(output, histories, config.training.epochs, config.output.tensorboard) as report:
-        yield report.reporter()
-
-
-def steps_per_epoch(replica: Replica, buckets: Buckets) -> int:
-    """Updates of one epoch; the learning rate's schedule counts in them."""
-    chunks = plan_epoch([replica.parts["train"]], buckets, replica.config.training.batch_size, 1, seeds=[0], epoch=0)
-    return len(chunks)
 
 
 def _describe_buckets(buckets: Buckets) -> str:
@@ -374,16 +353,16 @@ _MOST_COMPARED = 2000  # pairs of each domain, to tell source from target by the
 def target_judge(config: Config, table: InteractionTable, scorer: Scorer, joint: JointFeatures) -> Judge:
     """What selects the epoch by ``adaptation.selection``: a number from target pairs, without their labels."""
 
-    def information(replica: Replica, network: Callable[[str], Variables]) -> float:
-        return prediction_information(expit(scorer(network("target_train"), replica.parts["target_train"])))
+    def information(trial: Trial, network: Callable[[str], Variables]) -> float:
+        return prediction_information(expit(scorer(network("target_train"), trial.rows["target_train"])))
 
-    def importance(replica: Replica, network: Callable[[str], Variables]) -> float:
-        rows = replica.parts["validation"]
+    def importance(trial: Trial, network: Callable[[str], Variables]) -> float:
+        rows = trial.rows["validation"]
         score, label = np.asarray(scorer(network("validation"), rows), np.float64), table.label[rows]
-        mean, sd = label_scale(table, replica)
+        mean, sd = label_scale(trial, config.task)
         regression = config.task == "regression"
         loss = (score - (label - mean) / sd) ** 2 if regression else np.logaddexp(0.0, score * (1.0 - 2.0 * label))
-        source, target = (joint(network(part), _sample(replica.parts[part])) for part in ("train", "target_train"))
+        source, target = (joint(network(part), _sample(trial.rows[part])) for part in ("train", "target_train"))
         weight = importance_weights(source, target, joint(network("validation"), rows))
         return -deep_embedded_validation(loss, weight)
 

@@ -46,10 +46,11 @@ from jaxdti.models.fnn import FNN, init_fnn, split, take_layers
 from jaxdti.studies.report.sizes import SizeTable, measure, write_size_results
 from jaxdti.studies.run_directory import SIZES_PROTOCOL, describe_environment, is_free, new_directory
 from jaxdti.studies.transfer.classifiers import logistic_regressions, random_forest, support_vectors
+from jaxdti.training.fit import fit
 from jaxdti.training.replicas import predict_vectors
-from jaxdti.training.resident import VectorFit, fit_vectors
 from jaxdti.training.signals import stop_signals
-from jaxdti.training.task import VectorReplica
+from jaxdti.training.supervised import row_task
+from jaxdti.training.task import FitResult, Trial
 
 __all__ = ["Interrupted", "NonFiniteLoss", "resume_sizes", "run_sizes"]
 
@@ -209,7 +210,7 @@ def _source_models(experiment: Experiment, path: Path, check: Callable[..., None
         stacked = jax.tree.unflatten(jax.tree.structure(like), leaves)
     else:
         test = np.concatenate([sets.test for sets in experiment.sets.values()])
-        replicas = []
+        trials = []
         for name, (target, source) in wanted.items():
             rows, active = experiment.compounds.source(source, target)
             kept = without(rows, test, experiment.plain)
@@ -218,23 +219,16 @@ def _source_models(experiment: Experiment, path: Path, check: Callable[..., None
             label[rows] = active
             order = np.random.default_rng(config.training.seed).permutation(rows[kept])
             held_out = max(round(_VALIDATION * len(order)), 1)
-            replicas.append(
-                VectorReplica(
-                    train=order[held_out:],
-                    validation=order[:held_out],
-                    label=label,
-                    seed=config.training.seed,
-                    learning_rate=config.training.learning_rate,
-                    dropout=experiment.sizes.dropout,
-                )
-            )
-        fit = fit_vectors(
-            model, init, experiment.fingerprints, replicas, config.training, select="auroc", progress=check
-        )
-        _need_finite(fit, "a source")
-        for name, value, epoch in zip(wanted, fit.best_value, fit.best_epoch, strict=True):
+            rows = {"train": order[held_out:], "validation": order[:held_out]}
+            hyper = {"learning_rate": config.training.learning_rate, "dropout": experiment.sizes.dropout}
+            trials.append(Trial(rows=rows, label=label, seed=config.training.seed, hyper=hyper))
+        batch_size = config.training.batch_size
+        task = row_task(model, init, experiment.fingerprints, trials, batch_size, select="auroc")
+        result = fit(task, trials, config.training, progress=check)
+        _need_finite(result, "a source")
+        for name, value, epoch in zip(wanted, result.best_value, result.best_epoch, strict=True):
             say(f"source {name}: validation AUROC {value:.3f} after {epoch} epochs")
-        stacked = fit.variables
+        stacked = result.variables
         _save_arrays(path, {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(stacked))})
     return {name: jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i, name in enumerate(wanted)}
 
@@ -288,22 +282,22 @@ def _trained(
             continue
         batch_size = min(sizes.batch_size, max(group))
         epochs = {size: max(sizes.epochs, -(-sizes.updates // -(-size // batch_size))) for size in group}
-        replicas = [
-            VectorReplica(
-                train=rows,
+        trials = [
+            Trial(
+                rows={"train": rows},
                 label=label,
                 epochs=epochs[size],
                 seed=experiment.config.training.seed + i % sizes.repeats,
-                learning_rate=sizes.learning_rate,
-                dropout=sizes.dropout,
+                hyper={"learning_rate": sizes.learning_rate, "dropout": sizes.dropout},
             )
             for i, (size, rows) in enumerate(members)
         ]
         training = TrainingConfig(epochs=max(epochs.values()), batch_size=batch_size)
-        variables = None if start is None else _stack(start, len(replicas))
-        fit = fit_vectors(model, init, features, replicas, training, variables=variables, progress=check)
-        _need_finite(fit, f"{method} on {target}")
-        found = _score(model, fit.variables, features, test)
+        variables = None if start is None else _stack(start, len(trials))
+        task = row_task(model, init, features, trials, batch_size)
+        result = fit(task, trials, training, start=variables, progress=check)
+        _need_finite(result, f"{method} on {target}")
+        found = _score(model, result.variables, features, test)
         for i, size in enumerate(group):
             scores[f"{method}/{size}"] = found[i * sizes.repeats : (i + 1) * sizes.repeats]
     return scores
@@ -348,8 +342,8 @@ def _stack(variables: dict[str, Any], count: int) -> dict[str, Any]:
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), variables)
 
 
-def _need_finite(fit: VectorFit, what: str) -> None:
-    if np.any(fit.first_bad >= 0):
+def _need_finite(result: FitResult, what: str) -> None:
+    if np.any(result.first_bad >= 0):
         raise NonFiniteLoss(f"{what}: the loss or its gradient is not finite; try a lower learning rate")
 
 

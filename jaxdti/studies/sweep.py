@@ -4,8 +4,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import yaml
 from jaxdti.config import Config, config_from_dict, config_to_dict, save_config
 from jaxdti.config.tree import read_yaml
 from jaxdti.console import say
-from jaxdti.data.pairs.buckets import PairBatch, Shape, pair_cost
+from jaxdti.data.pairs.buckets import PairBatch, Shape, pair_batch, pair_cost
 from jaxdti.data.pairs.device import DeviceFeatures, device_features
 from jaxdti.data.pairs.load import Dataset, describe_data, load_data
 from jaxdti.data.pairs.splits import table_identity
@@ -28,14 +29,15 @@ from jaxdti.evaluation.part import INTERVALS, json_ready
 from jaxdti.files import write_json
 from jaxdti.inference.scoring import buckets_for
 from jaxdti.studies.grid import combinations, describe_setting, draw, parse_grid, setting_config, show_value
-from jaxdti.studies.pairs import fit_replicas, make_method, record_data, steps_per_epoch
+from jaxdti.studies.pairs import fit_pairs, make_task, record_data
 from jaxdti.studies.report.pairs import score_baselines, write_member
 from jaxdti.studies.run_directory import describe_environment, is_free, new_directory
 from jaxdti.training.optimizer import make_optimizer
+from jaxdti.training.plans import BucketPlan
 from jaxdti.training.state import init_replicas
 from jaxdti.training.step import make_chunk, make_train_step
-from jaxdti.training.supervised import SELECTION, hyper_parameters, static_config
-from jaxdti.training.task import Method, Replica
+from jaxdti.training.supervised import SELECTION, hyper_parameters, pair_trial, static_config
+from jaxdti.training.task import Task
 
 __all__ = ["Interrupted", "SweepResults", "replicas_that_fit", "resume_sweep", "sweep", "sweep_table"]
 
@@ -186,8 +188,10 @@ def replicas_that_fit(config: Config, dataset: Dataset) -> int:
     features = device_features(dataset.store)
     buckets = buckets_for(config.model, dataset.table, dataset.store, training.buckets, training.batch_size)
     shape = max(buckets.shapes, key=lambda shape: float(pair_cost(shape.atoms, shape.residues)))
-    method = make_method([Replica(config, dataset.parts)], dataset.table, buckets)
-    one, two = (_program_bytes(method, config, features, shape, replicas) for replicas in (1, 2))
+    trial = pair_trial(config, dataset.table, dataset.parts)
+    unscored: Any = None  # nothing is scored here
+    task = make_task(config, [trial], dataset.table, features, buckets, unscored)
+    one, two = (_program_bytes(task, config, features, shape, replicas) for replicas in (1, 2))
     budget = _memory_budget() - sum(array.nbytes for array in jax.tree.leaves(features))
     fitting = replicas_within(one, two, budget)
     mib = lambda size: f"{size / 2**20:,.0f} MiB"
@@ -255,23 +259,24 @@ def _scheduled_steps(config: Config, dataset: Dataset) -> int:
     if training.schedule == "constant" and training.warmup_epochs == 0 and config.adaptation.method == "none":
         return 0
     buckets = buckets_for(config.model, dataset.table, dataset.store, training.buckets, training.batch_size)
-    return steps_per_epoch(Replica(config, dataset.parts), buckets)
+    trial = pair_trial(config, dataset.table, dataset.parts)
+    return BucketPlan([trial], buckets, training.batch_size, 1, partial(pair_batch, dataset.table)).steps_per_epoch
 
 
-def _program_bytes(method: Method, config: Config, features: DeviceFeatures, shape: Shape, replicas: int) -> int:
+def _program_bytes(task: Task, config: Config, features: DeviceFeatures, shape: Shape, replicas: int) -> int:
     """Device memory of one call of the training program beside the features: arguments, results and intermediates.
 
     The results take the place of the arguments; counted all the same, they stand for the copy of the best weights.
     """
     tx = make_optimizer(config.training, 1)
-    batch = (replicas, *method.plan(0)[0].rows.shape[1:])
+    batch = (replicas, *task.plan.epoch(0)[0].rows.shape[1:])
     of_type = lambda dtype: jax.ShapeDtypeStruct(batch, dtype)
     batches = PairBatch(of_type(jnp.int32), of_type(jnp.int32), of_type(jnp.float32), of_type(jnp.bool_))  # pyright: ignore[reportArgumentType]
     seeds, hyper = [0] * replicas, [hyper_parameters(config)] * replicas
-    state = jax.eval_shape(lambda: init_replicas(method.init, tx, seeds, hyper))
+    state = jax.eval_shape(lambda: init_replicas(task.init, tx, seeds, hyper))
 
     def program(state, features, batches):
-        step = make_train_step(method.objective(features, shape, None), tx)
+        step = make_train_step(task.objective(features, shape, None), tx)
         return jax.vmap(make_chunk(step))(state, batches)
 
     memory = jax.jit(program, donate_argnums=0).lower(state, features, batches).compile().memory_analysis()
@@ -309,8 +314,8 @@ def _run(
             say(f"group {number + 1} of {len(plan.groups)}: {len(group)} of {len(plan.settings)} settings")
             for place, i in enumerate(group):
                 say(f"  replica {place} is setting {i}: {describe_setting(plan.settings[i])}")
-            replicas = [Replica(configs[i], datasets[of_setting[i]].parts) for i in group]
-            _train_group(plan, output, number, replicas, datasets[of_setting[group[0]]])
+            parts = [datasets[of_setting[i]].parts for i in group]
+            _train_group(plan, output, number, [configs[i] for i in group], parts, datasets[of_setting[group[0]]])
         shutil.rmtree(output / "groups" / str(number) / "checkpoints", ignore_errors=True)
         rows = [_row(output, i, configs[i]) for done in plan.groups[: number + 1] for i in done]
         rows.sort(key=lambda row: row["setting"])
@@ -325,25 +330,32 @@ def _run(
     return SweepResults(task=plan.config.task, keys=list(plan.settings[0]), rows=rows, baselines=baselines)
 
 
-def _train_group(plan: Plan, output: Path, number: int, replicas: Sequence[Replica], dataset: Dataset) -> None:
+def _train_group(
+    plan: Plan,
+    output: Path,
+    number: int,
+    configs: Sequence[Config],
+    parts: Sequence[Mapping[str, np.ndarray]],
+    dataset: Dataset,
+) -> None:
     """Trains the settings of a group and writes the directory of each; its summary comes last."""
     group, folder = plan.groups[number], output / "groups" / str(number)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        fitted = fit_replicas(replicas, dataset, folder)
+        fitted = fit_pairs(configs, dataset, folder, parts=parts)
     except NonFiniteLoss as error:
         say(f"every setting of the group failed: {error}")
         together = f"all {len(group)} settings of its group failed; of the last: " if len(group) > 1 else ""
-        for i, replica in zip(group, replicas, strict=True):
-            _write_summary(output, i, replica.config, {"failed": f"{together}{error}"}, plan.settings[i])
+        for i, config in zip(group, configs, strict=True):
+            _write_summary(output, i, config, {"failed": f"{together}{error}"}, plan.settings[i])
         return
-    for place, (i, replica) in enumerate(zip(group, replicas, strict=True)):
+    for place, (i, config) in enumerate(zip(group, configs, strict=True)):
         if reason := fitted.progress.members[place].failed:
-            _write_summary(output, i, replica.config, {"failed": reason}, plan.settings[i])
+            _write_summary(output, i, config, {"failed": reason}, plan.settings[i])
             continue
         _folder(output, i).mkdir(parents=True, exist_ok=True)
         metrics = write_member(_folder(output, i), dataset, fitted, place)
-        _write_summary(output, i, replica.config, metrics, plan.settings[i])
+        _write_summary(output, i, config, metrics, plan.settings[i])
 
 
 def _write_summary(output: Path, i: int, config: Config, metrics: dict[str, Any], setting: dict[str, Any]) -> None:

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from jaxdti.evaluation.vector_baselines import VECTOR_BASELINES, vector_baseline
 from jaxdti.files import write_json
 from jaxdti.inference.networks import NETWORKS, VectorNetworks, load_networks, save_networks
 from jaxdti.models.fnn import FNN
+from jaxdti.studies.adapted_rows import fit_adapted, target_networks
 from jaxdti.studies.pairs import check_no_transfer
 from jaxdti.studies.report.domains import (
     COMPARED,
@@ -60,14 +63,16 @@ from jaxdti.studies.transfer.vectors import (
     shallow_scores,
     transfer_methods,
 )
-from jaxdti.training.adapted_vectors import Variables, _hidden_and_logits, fit_adapted, network_of, target_networks
+from jaxdti.training.adapted import hidden_and_logits, network_of
+from jaxdti.training.progress import Progress
 from jaxdti.training.replicas import map_replicas
-from jaxdti.training.resident import Progress, VectorFit
+from jaxdti.training.run_folder import RunFolder, open_run
 from jaxdti.training.signals import stop_signals
-from jaxdti.training.task import VectorReplica
+from jaxdti.training.task import FitResult, Trial, Variables
 
 __all__ = ["Interrupted", "resume_vectors", "train_vectors", "transfer_vectors"]
 
+TRAINING = "training"  # folder of the metrics of each method, and of its checkpoints until it is finished
 _SOURCE = "source"  # folder of the networks that a transferred run starts from
 _SCORED = ("validation", "test")
 _UNTRAINED = {"best_epoch": "", "failed": ""}  # in place of the course of a training
@@ -194,6 +199,8 @@ def _run(config: Config, output: Path, domains: VectorDomains, source: VectorNet
                     picture.parent.mkdir(exist_ok=True)
                     write_table(points, picture)  # before the rows, which say that the method is finished
                 write_json(file, found)
+                for kept in sorted((output / TRAINING / method).glob("**/checkpoints")):
+                    shutil.rmtree(kept)
                 say(f"{method}: {len(found)} models, {time.perf_counter() - begun:.0f} s")
                 look()
             rows += json.loads(file.read_text(encoding="utf-8"))  # Python's JSON keeps floats to the bit, and NaN
@@ -257,17 +264,27 @@ def train_method(
     adaptation: AdaptationConfig,
     seeds: Sequence[int],
     output: Path,
-    progress: Progress | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> tuple[list[Row], pa.Table]:
     """A row of results for each task and seed, and ``domain_points`` of the first seed.
 
-    Labels of target rows are hidden from the training. ``output`` gets the networks as they score the target;
-    ``progress`` is that of ``fit_vectors``.
+    Labels of target rows are hidden from the training. ``output`` gets the networks as they score the target, and the
+    training is kept in it; ``progress`` is that of ``fit``.
     """
     model = FNN(config.vectors.features, outputs=len(domains.classes))
-    members, parts, replicas = replicas_of(config, domains, seeds)
+    members, parts, trials = trials_of(config, domains, seeds)
     select = _SELECT[config.vectors.select]
-    fit = fit_adapted(model, domains.features, replicas, adaptation, config.training, select=select, progress=progress)
+    with _open_run(output, adaptation.method) as run:
+        fit = fit_adapted(
+            model,
+            domains.features,
+            trials,
+            adaptation,
+            config.training,
+            select=select,
+            run=run,
+            progress=progress,
+        )
     _keep(output, adaptation.method, domains, seeds, model, target_networks(adaptation, fit.variables))
     found, points = [], []
     outputs = _outputs(model, adaptation, fit.variables, domains, parts)
@@ -286,20 +303,21 @@ def transfer_rows(
     method: str,
     seeds: Sequence[int],
     output: Path,
-    progress: Progress | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> list[Row]:
     """As ``train_method``, of one of the ``transfer_methods``; networks that start from the source are kept."""
-    members, parts, replicas = replicas_of(config, domains, seeds)
+    members, parts, trials = trials_of(config, domains, seeds)
     if method in SHALLOW:
-        scores = shallow_scores(method, source, domains, replicas, parts)
+        scores = shallow_scores(method, source, domains, trials, parts)
         course = [_UNTRAINED] * len(members)
     else:
         if method == SOURCE:
-            model, variables = source.model, for_each(source, len(replicas))
+            model, variables = source.model, for_each(source, len(trials))
             course = [_UNTRAINED] * len(members)
         else:
             select = _SELECT[config.vectors.select]
-            model, fit = fit_transfer(config, source, domains, replicas, method, select, progress)
+            kept = partial(_open_run, output, method)
+            model, fit = fit_transfer(config, source, domains, trials, method, select, progress, kept)
             variables, course = fit.variables, [_course(fit, r) for r in range(len(members))]
             if method != SCRATCH:
                 _keep(output, method, domains, seeds, model, variables)
@@ -310,9 +328,9 @@ def transfer_rows(
     ]
 
 
-def replicas_of(
+def trials_of(
     config: Config, domains: VectorDomains, seeds: Sequence[int]
-) -> tuple[list[tuple[str, int]], list[Parts], list[VectorReplica]]:
+) -> tuple[list[tuple[str, int]], list[Parts], list[Trial]]:
     """For each task and seed: its name and the number of the seed, the rows of the parts, and what to train."""
     training = config.training
     members = [(task, i) for task in domains.tasks for i in range(len(seeds))]
@@ -321,21 +339,30 @@ def replicas_of(
     for own in parts:
         for part in ("train", "validation"):
             hidden[own[part]] = domains.label[own[part]]
-    replicas = [
-        VectorReplica(
-            train=own["train"],
-            validation=own["validation"],
-            target=own["target_train"],
+    hyper = {
+        "learning_rate": training.learning_rate,
+        "weight_decay": training.weight_decay,
+        "dropout": config.vectors.dropout,
+    }
+    trained = ("train", "validation", "target_train")
+    trials = [
+        Trial(
+            rows={part: own[part] for part in trained},
             label=hidden,
             seed=seeds[i],
-            learning_rate=training.learning_rate,
-            weight_decay=training.weight_decay,
-            dropout=config.vectors.dropout,
             class_weight=training.class_weight,
+            hyper=hyper,
         )
         for (_, i), own in zip(members, parts, strict=True)
     ]
-    return members, parts, replicas
+    return members, parts, trials
+
+
+@contextmanager
+def _open_run(output: Path, method: str, stage: str = "") -> Iterator[RunFolder]:
+    """Where the training of a method, or one of its stages, is kept until the method is finished."""
+    with open_run(output / TRAINING / method / stage, quiet=True) as run:
+        yield run
 
 
 def _outputs(
@@ -418,7 +445,7 @@ def _difference_text(gain: Row) -> str:
     return f"{gain['target_accuracy']:.3f}{interval} from {gain['less']}"
 
 
-def _course(fit: VectorFit, r: int) -> Row:
+def _course(fit: FitResult, r: int) -> Row:
     bad = int(fit.first_bad[r])
     return {"best_epoch": int(fit.best_epoch[r]), "failed": f"not finite at step {bad}" if bad >= 0 else ""}
 
@@ -456,6 +483,6 @@ def score_domains(
 def _scorer(model: FNN, adapted: bool, domain: int | None):
     def one(variables: Variables, features: Array, rows: Array):
         network = network_of(variables, domain) if adapted else variables
-        return _hidden_and_logits(model, network, features[rows], jnp.ones(rows.shape, bool))[0]
+        return hidden_and_logits(model, network, features[rows], jnp.ones(rows.shape, bool))[0]
 
     return jax.jit(map_replicas(one, (0, None, 0)))

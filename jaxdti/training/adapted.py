@@ -1,65 +1,267 @@
-"""Training on labelled pairs of a source domain and unlabelled pairs of a target domain, side by side.
+"""Training on labelled rows of a source domain and unlabelled rows of a target domain, side by side.
 
-Every step takes as many target pairs as source pairs, from the same length bucket. Both go through the network at
-once, by default each domain with batch statistics of its own, and the method of ``jaxdti.adaptation`` compares them.
+Every step takes as many target rows as source rows; pairs come from the same length bucket. Both go through the network
+at once, by default each domain with batch statistics of its own, and the method of ``jaxdti.adaptation`` compares them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 from jax import Array
 
-from jaxdti.adaptation.domains import SOURCE, TARGET, Domains
+from jaxdti.adaptation.domains import SOURCE, TARGET, Domains, class_probabilities
 from jaxdti.adaptation.methods import CLASS_WEIGHTED, adaptation_loss, adaptation_strength, init_adaptation
 from jaxdti.adaptation.pada import source_weights
 from jaxdti.adaptation.san import class_weights, target_entropy
-from jaxdti.config import Config
+from jaxdti.config import AdaptationConfig, Config
 from jaxdti.data.pairs.buckets import Buckets, PairBatch, Shape, pair_batch
 from jaxdti.data.pairs.device import DeviceFeatures
 from jaxdti.data.pairs.table import InteractionTable
 from jaxdti.errors import DataError
+from jaxdti.layers.means import masked_mean
 from jaxdti.models.drugban import DrugBAN, init_variables
-from jaxdti.training.objective import Objective, masked_mean
-from jaxdti.training.plans import plan_domains, refreshes
-from jaxdti.training.supervised import pair_losses
-from jaxdti.training.task import Method, Replica, Variables
+from jaxdti.models.fnn import FNN, init_fnn, split, take_layers
+from jaxdti.training.mesh import of_lead
+from jaxdti.training.objective import Objective, binding_loss
+from jaxdti.training.optimizer import make_optimizer
+from jaxdti.training.plans import BesidePlan, EvenPlan, RowBatch, steps_of
+from jaxdti.training.selection import (
+    SelectionRows,
+    masked_deep_embedded_validation,
+    masked_importance_weights,
+    masked_information,
+)
+from jaxdti.training.supervised import PairSelector, describe_pairs, label_losses, metric
+from jaxdti.training.task import Refresh, Scorer, Task, Trial, Variables, traced_hyper
 
 _MOMENTUM = 0.9  # of the running statistics
+_MOST_COMPARED = 2000  # rows of each domain, to tell source from target by their features
+
+# (variables of the network, inputs of a batch [B, ...], mask bool [B], dropout, key)
+# -> ((features [B, F], logits [B, K]), running statistics)
+Forward = Callable[[Variables, Any, Array, Array, Array], tuple[tuple[Array, Array], Any]]
 
 
-def adapted(replicas: Sequence[Replica], table: InteractionTable, buckets: Buckets, steps: int) -> Method:
-    """Training with ``adaptation.method``; batches are [replicas, steps, 2 B], source and target pairs in turn.
+class BothDomains(NamedTuple):
+    """A batch of both domains; axis 0 is (source, target)."""
+
+    inputs: Any  # pytree of arrays [2, B, ...]
+    label: Array  # float32 [B] of the source; anything where masked
+    mask: Array  # bool [2, B]
+
+
+def adapted_objective(
+    adaptation: AdaptationConfig,
+    kind: str,
+    forward: Forward,
+    both: Callable[[Any], BothDomains],
+    epochs: int,
+    steps_per_epoch: int,
+    *,
+    reference: bool = False,
+) -> Objective:
+    """``loss(source) + loss between domains + target_entropy * mean entropy(target)``, the last two from
+    ``adaptation.start`` on.
+
+    Args:
+      kind: "classification" or "regression".
+      both: batch -> its two domains.
+      epochs, steps_per_epoch: of the training; the strength's schedule counts in updates.
+      reference: with the faults of the published code.
+    """
+    total = epochs * steps_per_epoch
+    start = round(adaptation.start * (total if adaptation.start < 1 else steps_per_epoch))
+
+    def objective(variables: Variables, batch: Any, rng: Array, hyper: dict[str, Array]):
+        inputs, label, mask = both(batch)
+        network = {name: variables[name]["network"] for name in ("params", "batch_stats")}
+        through = partial(_through, forward, network["params"], hyper["dropout"])
+        (features, logits), statistics = _both_domains(
+            adaptation, through, network["batch_stats"], inputs, mask, rng, reference
+        )
+        domains = Domains(features, logits, mask)
+
+        losses = label_losses(kind, logits[SOURCE], label, mask[SOURCE], hyper)
+        labels = jnp.where(mask[SOURCE], label, 0.0).astype(jnp.int32)
+        classes = hyper["target_classes"]
+        if adaptation.class_weights == "batch":
+            classes = class_weights(domains.probabilities[TARGET], mask[TARGET])
+        strength, active = adaptation_strength(adaptation, hyper["strength"], hyper["step"], start, total)
+        if adaptation.method == "pada":
+            losses *= jnp.where(active, source_weights(labels, classes), 1.0)
+        task = masked_mean(losses, mask[SOURCE])
+
+        beside = {name: variables[name]["adaptation"] for name in ("params", "batch_stats")}
+        between = adaptation_loss(adaptation, beside, domains, labels, strength, classes, reference=reference)
+        if adaptation.target_entropy:
+            between += adaptation.target_entropy * target_entropy(domains)
+        between = jnp.where(active, between, 0.0)
+        new = {"network": statistics, "adaptation": beside["batch_stats"]}
+        shown = {"loss": task, "domain_loss": between, "rows": jnp.sum(mask[SOURCE]).astype(jnp.int32)}
+        return task + between, (new, jax.lax.stop_gradient(shown))
+
+    return objective
+
+
+def _through(forward: Forward, params: Any, dropout: Array, statistics: Any, inputs: Any, mask: Array, rng: Array):
+    return forward({"params": params, "batch_stats": statistics}, inputs, mask, dropout, rng)
+
+
+def _both_domains(
+    adaptation: AdaptationConfig,
+    through: Callable[..., tuple[tuple[Array, Array], Any]],
+    statistics: Any,
+    inputs: Any,
+    mask: Array,
+    rng: Array,
+    reference: bool,
+) -> tuple[tuple[Array, Array], Any]:
+    """Features [2, B, F] and logits [2, B, K] of both domains in one pass, and the new running statistics."""
+    if adaptation.batchnorm == "joint" and not reference:
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (inputs, mask))
+        outputs, statistics = through(statistics, *flat, rng)
+        return jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), outputs), statistics
+    keys = jax.random.split(rng)
+    if not reference:
+        return jax.vmap(through)(statistics, inputs, mask, keys)
+    # The published code sends the target through after the source, so both move the running statistics in turn.
+    outputs, moved = jax.vmap(through, in_axes=(None, 0, 0, 0))(statistics, inputs, mask, keys)
+    in_turn = jax.tree.map(lambda old, new: new[TARGET] + _MOMENTUM * (new[SOURCE] - old), statistics, moved)
+    return outputs, in_turn
+
+
+def init_both(
+    adaptation: AdaptationConfig,
+    init: Callable[[Any], Variables],
+    features: int,
+    classes: int,
+    separate: bool,
+    seed: int | Array,
+) -> Variables:
+    """The network that plain training would begin with, and what the method needs beside it.
+
+    Args:
+      features, classes: widths of what the method compares.
+      separate: whether each domain has running statistics of its own.
+    """
+    network = init(seed)
+    key = jax.random.fold_in(jax.random.PRNGKey(seed), 2)
+    method = init_adaptation(adaptation, key, features, classes)
+    statistics = network["batch_stats"]
+    if separate:
+        statistics = jax.tree.map(lambda x: jnp.stack([x, x]), statistics)
+    return {
+        "params": {"network": network["params"], "adaptation": method["params"]},
+        "batch_stats": {"network": statistics, "adaptation": method["batch_stats"]},
+    }
+
+
+def network_of(variables: Variables, domain: int | None) -> Variables:
+    """The variables of the network alone, with the running statistics of a domain; None where both share them."""
+    statistics = variables["batch_stats"]["network"]
+    if domain is not None:
+        statistics = jax.tree.map(lambda x: x[domain], statistics)
+    return {"params": variables["params"]["network"], "batch_stats": statistics}
+
+
+def _network_for(separate: bool, variables: Variables, part: str) -> Variables:
+    """The network with the running statistics of the part's domain."""
+    domain = SOURCE if part in ("train", "validation") else TARGET
+    return network_of(variables, domain if separate else None)
+
+
+def _discriminator_rate(path: tuple[str, ...]) -> str:
+    return "discriminator_learning_rate" if path[0] == "adaptation" else "learning_rate"
+
+
+def _by_whole_target(adaptation: AdaptationConfig) -> bool:
+    """Whether the method weights classes by the predictions on the whole target."""
+    return adaptation.method in CLASS_WEIGHTED and adaptation.class_weights == "target"
+
+
+# On pairs --------------------------------------------------------------------------------------------------------
+
+
+def adapted_pair_task(
+    config: Config,
+    trials: Sequence[Trial],
+    table: InteractionTable,
+    inputs: Any,
+    buckets: Buckets,
+    scorer: Scorer,
+    steps: int,
+) -> Task:
+    """``adaptation.method`` on pairs; batches are [trials, steps, 2 B], source and target in turn. As ``pair_task``.
 
     Raises:
       DataError: there are no target pairs to adapt to.
     """
-    config = replicas[0].config
-    for replica in replicas:
-        check_target(config, replica.parts)
-    plan = lambda epoch: plan_domains(replicas, buckets, config.training.batch_size, steps, epoch=epoch)
-    updates = sum(int(np.any(chunk.rows >= 0, axis=(0, 2)).sum()) for chunk in plan(0))
-    return Method(
-        init=partial(_init, config),
-        objective=lambda features, shape, proteins: adapted_objective(config, features, shape, updates),
+    for trial in trials:
+        check_target(config, trial.rows)
+    plan = BesidePlan(trials, buckets, config.training.batch_size, steps, partial(domain_batch, table))
+    updates = sum(map(steps_of, plan.epoch(0)))
+    adaptation, separate = config.adaptation, _separate(config)
+    classes = max(config.model.logits, 2)
+    scored = partial(_network_for, separate)
+    refresh = Refresh(partial(_predicted_classes, scorer, scored), adaptation.refresh_steps)
+    return Task(
+        init=partial(
+            init_both,
+            adaptation,
+            partial(init_variables, config.model),
+            config.model.joint_features,
+            classes,
+            separate,
+        ),
+        inputs=inputs,
+        objective=lambda features, shape, distinct: adapted_pair_objective(config, features, shape, updates),
         plan=plan,
-        batch=partial(domain_batch, table),
-        proteins=lambda chunk: None,
-        network=partial(_network, config),
-        rate_of=lambda path: "discriminator_learning_rate" if path[0] == "adaptation" else "learning_rate",
-        target_classes_due=partial(refreshes, every=config.adaptation.refresh_steps) if _whole_target(config) else None,
+        hyper=partial(traced_hyper, kind=config.task, outputs=config.model.logits),
+        selector=PairSelector(table, config.task, scorer, oracle=adaptation.oracle),
+        scored=scored,
+        optimizer=partial(make_optimizer, rate_of=_discriminator_rate),
+        refresh=refresh if _by_whole_target(adaptation) else None,
+        describe=partial(describe_pairs, table),
     )
 
 
-def _whole_target(config: Config) -> bool:
-    """Whether the method weights classes by the predictions on the whole target."""
-    return config.adaptation.method in CLASS_WEIGHTED and config.adaptation.class_weights == "target"
+def adapted_pair_objective(config: Config, features: DeviceFeatures, shape: Shape, steps_per_epoch: int) -> Objective:
+    """``adapted_objective`` of DrugBAN on batches of ``domain_batch``."""
+    model = DrugBAN(config.model)
+
+    def forward(variables: Variables, pair: tuple[Array, Array], mask: Array, dropout: Array, rng: Array):
+        drug, protein = pair
+        outputs, updates = model.apply(
+            variables,
+            features.drugs(drug, shape),
+            features.proteins(protein, shape),
+            mask,
+            dropout,
+            train=True,
+            rngs={"dropout": rng},
+            mutable=["batch_stats"],
+            method=DrugBAN.features_and_logits,
+        )
+        return outputs, updates["batch_stats"]
+
+    def both(batch: PairBatch) -> BothDomains:
+        apart = lambda x: jnp.asarray(x).reshape(-1, 2).T
+        drug, protein, label, mask = map(apart, (batch.drug, batch.protein, batch.label, batch.row_mask))
+        return BothDomains((drug, protein), label[SOURCE], mask)
+
+    epochs, reference = config.training.epochs, config.model.reference
+    return adapted_objective(
+        config.adaptation, config.task, forward, both, epochs, steps_per_epoch, reference=reference
+    )
 
 
-def check_target(config: Config, parts: dict[str, np.ndarray]) -> None:
+def check_target(config: Config, parts: Any) -> None:
     """Raises DataError where the configuration asks for adaptation and there are no target pairs to adapt to."""
     if config.adaptation.method != "none" and not len(parts.get("target_train", ())):
         raise DataError(
@@ -76,115 +278,172 @@ def domain_batch(table: InteractionTable, rows: np.ndarray) -> PairBatch:
     return batch.replace(label=label)
 
 
-def _init(config: Config, seed: int | Array) -> Variables:
-    """The network that plain training would begin with, and what the method needs beside it."""
-    network = init_variables(config.model, seed)
-    key = jax.random.fold_in(jax.random.PRNGKey(seed), 2)
-    method = init_adaptation(config.adaptation, key, config.model.joint_features, max(config.model.logits, 2))
-    statistics = network["batch_stats"]
-    if _separate(config):
-        statistics = jax.tree.map(lambda x: jnp.stack([x, x]), statistics)
-    return {
-        "params": {"network": network["params"], "adaptation": method["params"]},
-        "batch_stats": {"network": statistics, "adaptation": method["batch_stats"]},
-    }
-
-
 def _separate(config: Config) -> bool:
     """Whether each domain has running statistics of its own; the published code shares them."""
     return config.adaptation.batchnorm == "separate" and not config.model.reference
 
 
-def _network(config: Config, variables: Variables, part: str) -> Variables:
-    """The network with the running statistics of the part's domain."""
-    statistics = variables["batch_stats"]["network"]
-    if _separate(config):
-        domain = SOURCE if part in ("train", "validation") else TARGET
-        statistics = jax.tree.map(lambda x: x[domain], statistics)
-    return {"params": variables["params"]["network"], "batch_stats": statistics}
+def _predicted_classes(
+    scorer: Scorer, scored: Callable[[Variables, str], Variables], variables: Variables, inputs: Any, rows: np.ndarray
+) -> dict[str, tuple[float, float]]:
+    """Mean prediction over the target pairs ``rows``."""
+    positive = scipy.special.expit(of_lead(scorer(scored(variables, "target_train"), rows))).mean()
+    return {"target_classes": (1.0 - positive, positive)}
 
 
-def adapted_objective(config: Config, features: DeviceFeatures, shape: Shape, steps_per_epoch: int) -> Objective:
-    """``loss(source) + loss between domains + target_entropy * mean entropy(target)``, the last two from
-    ``adaptation.start`` on.
+# On rows of features ---------------------------------------------------------------------------------------------
+
+
+def adapted_row_task(
+    model: FNN,
+    features: Array | np.ndarray,
+    trials: Sequence[Trial],
+    adaptation: AdaptationConfig,
+    batch_size: int,
+    epochs: int,
+    *,
+    select: str | None = None,
+) -> Task:
+    """``adaptation.method`` on feature vectors: the network's last hidden layer is compared. As ``row_task``.
 
     Args:
-      steps_per_epoch: updates of an epoch; the strength's schedule counts in them.
+      model: with hidden layers and K >= 2 outputs.
+      select: a validation metric, or what ``TargetSelector`` finds.
+
+    Raises:
+      ValueError: no such ``select``.
     """
-    adaptation, model = config.adaptation, DrugBAN(config.model)
-    total = config.training.epochs * steps_per_epoch
-    start = round(adaptation.start * (total if adaptation.start < 1 else steps_per_epoch))
+    plan = EvenPlan(trials, batch_size)
+    separate, inputs, classes = adaptation.batchnorm == "separate", features.shape[-1], model.outputs or 0
+    network = partial(_source_network, separate)
+    selector = row_selector(model, adaptation, select, network) if select else None
+    forward = partial(hidden_and_logits, model)
+    steps = plan.steps_per_epoch
 
-    def objective(variables: Variables, batch: PairBatch, rng: Array, hyper: dict[str, Array]):
-        apart = lambda x: jnp.asarray(x).reshape(-1, 2).T
-        drug, protein, label, mask = map(apart, (batch.drug, batch.protein, batch.label, batch.row_mask))
-        network = {name: variables[name]["network"] for name in ("params", "batch_stats")}
-        index = (drug, protein, mask)
-        (joint, logits), statistics = _both_domains(config, model, network, features, shape, index, rng, hyper)
-        domains = Domains(joint, logits, mask)
+    def objective(features: Array) -> Objective:
+        both = partial(_both_rows, features)
+        return adapted_objective(adaptation, "classification", forward, both, epochs, steps)
 
-        losses = pair_losses(config.task, logits[SOURCE], label[SOURCE], mask[SOURCE], hyper)
-        classes = hyper["target_classes"]
-        if adaptation.class_weights == "batch":
-            classes = class_weights(domains.probabilities[TARGET], mask[TARGET])
-        labels = jnp.where(mask[SOURCE], label[SOURCE], 0.0).astype(jnp.int32)
-        strength, active = adaptation_strength(adaptation, hyper["strength"], hyper["step"], start, total)
-        if adaptation.method == "pada":
-            losses *= jnp.where(active, source_weights(labels, classes), 1.0)
-        task = masked_mean(losses, mask[SOURCE])
-
-        beside = {name: variables[name]["adaptation"] for name in ("params", "batch_stats")}
-        between = adaptation_loss(
-            adaptation, beside, domains, labels, strength, classes, reference=config.model.reference
-        )
-        if adaptation.target_entropy:
-            between += adaptation.target_entropy * target_entropy(domains)
-        between = jnp.where(active, between, 0.0)
-        new = {"network": statistics, "adaptation": beside["batch_stats"]}
-        shown = {"loss": task, "domain_loss": between, "rows": jnp.sum(mask[SOURCE]).astype(jnp.int32)}
-        return task + between, (new, jax.lax.stop_gradient(shown))
-
-    return objective
+    return Task(
+        init=partial(init_both, adaptation, partial(init_fnn, model, inputs), model.features[-1], classes, separate),
+        inputs=features,
+        objective=objective,
+        plan=plan,
+        hyper=partial(_row_hyper, adaptation, classes),
+        selector=selector,
+        scored=partial(_network_for, separate),
+        optimizer=partial(make_optimizer, rate_of=_discriminator_rate),
+        refresh=Refresh(partial(_target_classes, model, separate), adaptation.refresh_steps)
+        if _by_whole_target(adaptation)
+        else None,
+        key=("adapted rows", model, adaptation, epochs, steps, inputs, select),
+    )
 
 
-def _both_domains(
-    config: Config,
-    model: DrugBAN,
+def _source_network(separate: bool, variables: Variables) -> Variables:
+    return network_of(variables, SOURCE if separate else None)
+
+
+def _both_rows(features: Array, batch: RowBatch) -> BothDomains:
+    assert batch.target is not None
+    mask = jnp.stack([batch.row_mask, batch.target >= 0])
+    return BothDomains(features[jnp.stack([batch.row, jnp.maximum(batch.target, 0)])], batch.label, mask)
+
+
+def _row_hyper(adaptation: AdaptationConfig, classes: int, trial: Trial) -> dict[str, np.ndarray]:
+    plain = traced_hyper(trial, "classification", classes)
+    rate = adaptation.discriminator_learning_rate
+    more = {
+        "strength": adaptation.strength,
+        "discriminator_learning_rate": plain["learning_rate"] if rate is None else rate,
+        "target_classes": np.full(classes, 1.0 / classes),
+    }
+    return plain | {name: np.asarray(value, np.float32) for name, value in more.items()}
+
+
+def hidden_and_logits(
+    model: FNN,
     variables: Variables,
-    features: DeviceFeatures,
-    shape: Shape,
-    index: tuple[Array, Array, Array],
-    rng: Array,
-    hyper: dict[str, Array],
+    x: Array,
+    mask: Array,
+    dropout: Array | float = 0.0,
+    rng: Array | None = None,
 ) -> tuple[tuple[Array, Array], Any]:
-    """Joint features [2, B, F] and logits [2, B, K] of both domains in one pass, and the new running statistics.
+    """The last hidden layer and the logits, and the running statistics; training where there is an ``rng``."""
+    lower, upper = split(model, len(model.features))
+    rngs = None if rng is None else {"dropout": rng}
+    hidden, updates = lower.apply(
+        take_layers(variables, lower), x, mask, dropout, train=rng is not None, rngs=rngs, mutable=["batch_stats"]
+    )
+    logits: Any = upper.apply(take_layers(variables, upper), hidden, mask, train=False)
+    return (hidden, logits), updates["batch_stats"]
 
-    ``index`` holds drug and protein, int32 [2, B], and the mask bool [2, B].
+
+def _target_classes(model: FNN, separate: bool, variables: Variables, features: Array, rows: Array) -> dict[str, Array]:
+    """Mean prediction over the whole target, scored as at test time."""
+    network: Any = network_of(variables, TARGET if separate else None)
+    mask = rows >= 0
+    logits: Any = model.apply(network, features[jnp.maximum(rows, 0)], mask, train=False)
+    return {"target_classes": class_weights(jax.nn.softmax(logits), mask)}
+
+
+def row_selector(
+    model: FNN,
+    adaptation: AdaptationConfig,
+    select: str,
+    network: Callable[[Variables], Variables] | None = None,
+) -> Any:
+    """The selector that ``select`` names: "accuracy", ..., of the source's validation, or "information",
+    "importance" of the target."""
+    if select in TARGET_SELECTIONS:
+        return TargetSelector(model, adaptation, select)
+    return metric(model, "classification", select, network)
+
+
+TARGET_SELECTIONS = ("information", "importance")
+
+
+@dataclass(frozen=True)
+class TargetSelector:
+    """How good a network is on the target, told without a target label; equal ones share programs.
+
+    "information" is that of the predictions on all target rows (``masked_information``), "importance" minus the
+    cross-entropy of the source's validation rows, weighted towards the target by a classifier of the domain on at most
+    2,000 training rows and 2,000 target rows (``masked_deep_embedded_validation``). Rows of each domain go through the
+    network as at test time.
     """
 
-    def apply(statistics: Any, drug: Array, protein: Array, mask: Array, rng: Array):
-        outputs, updates = model.apply(
-            {"params": variables["params"], "batch_stats": statistics},
-            features.drugs(drug, shape),
-            features.proteins(protein, shape),
-            mask,
-            hyper["dropout"],
-            train=True,
-            rngs={"dropout": rng},
-            mutable=["batch_stats"],
-            method=DrugBAN.features_and_logits,
-        )
-        return outputs, updates["batch_stats"]
+    model: FNN
+    adaptation: AdaptationConfig
+    formula: str
 
-    statistics = variables["batch_stats"]
-    if config.adaptation.batchnorm == "joint" and not config.model.reference:
-        drug, protein, mask = (x.reshape(-1) for x in index)
-        outputs, statistics = apply(statistics, drug, protein, mask, rng)
-        return jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), outputs), statistics
-    keys = jax.random.split(rng)
-    if not config.model.reference:
-        return jax.vmap(apply)(statistics, *index, keys)
-    # The published code sends the target through after the source, so both move the running statistics in turn.
-    outputs, moved = jax.vmap(apply, in_axes=(None, 0, 0, 0, 0))(statistics, *index, keys)
-    in_turn = jax.tree.map(lambda old, new: new[TARGET] + _MOMENTUM * (new[SOURCE] - old), statistics, moved)
-    return outputs, in_turn
+    needs = frozenset({"validation", "target_train"})
+
+    @property
+    def name(self) -> str:
+        return f"selection_{self.formula}"
+
+    def __call__(self, variables: Variables, inputs: Any, rows: SelectionRows, hyper: dict[str, Array]) -> Array:
+        formula = {"information": self._information, "importance": self._importance}[self.formula]
+        return formula(variables, inputs, rows)
+
+    def _outputs(self, variables: Variables, features: Array, rows: Array, domain: int) -> tuple[Array, Array, Array]:
+        """Hidden features, logits and mask of rows, -1 where there is none."""
+        if self.adaptation.method != "none":
+            variables = network_of(variables, domain if self.adaptation.batchnorm == "separate" else None)
+        mask = rows >= 0
+        return *hidden_and_logits(self.model, variables, features[jnp.maximum(rows, 0)], mask)[0], mask
+
+    def _information(self, variables: Variables, features: Array, rows: SelectionRows) -> Array:
+        assert rows.target is not None
+        _, logits, mask = self._outputs(variables, features, rows.target, TARGET)
+        return masked_information(class_probabilities(logits), mask)
+
+    def _importance(self, variables: Variables, features: Array, rows: SelectionRows) -> Array:
+        assert rows.source is not None and rows.target is not None
+        source, _, source_mask = self._outputs(variables, features, rows.source[:_MOST_COMPARED], SOURCE)
+        target, _, target_mask = self._outputs(variables, features, rows.target[:_MOST_COMPARED], TARGET)
+        held = jnp.where(rows.validation.row_mask, rows.validation.row, -1)
+        points, logits, mask = self._outputs(variables, features, held, SOURCE)
+        weight = masked_importance_weights(source, source_mask, target, target_mask, points)
+        return -masked_deep_embedded_validation(binding_loss(logits, rows.validation.label, mask), weight, mask)

@@ -19,6 +19,7 @@ from jaxdti.adaptation.dann import dann_loss
 from jaxdti.adaptation.domains import Domains
 from jaxdti.adaptation.mmd import mmd
 from jaxdti.config import PretrainingConfig
+from jaxdti.layers.means import masked_mean
 from jaxdti.layers.reversal import reverse_gradient
 from jaxdti.models.autoencoders import (
     RECONSTRUCTION,
@@ -27,7 +28,6 @@ from jaxdti.models.autoencoders import (
     corrupt,
     draw_code,
     gaussian_divergence,
-    mean_of_rows,
 )
 from jaxdti.models.codeae import Codes, DomainSeparation, critic_gap, gradient_penalty, orthogonality
 from jaxdti.training.objective import Objective
@@ -118,10 +118,10 @@ def _autoencoder_objective(method: str, profiles: Profiles, confounders: int, co
         if method == "vae":
             mean, log_variance = call("posterior", seen, keys[0])
             code = draw_code(mean, log_variance, drawn)
-            extra = config.divergence * mean_of_rows(gaussian_divergence(mean, log_variance), mask)
+            extra = config.divergence * masked_mean(gaussian_divergence(mean, log_variance), mask)
         else:
             code = call("encode", seen, keys[0])
-        reconstruction = mean_of_rows(error(call("decode", code, keys[1]), x), mask)
+        reconstruction = masked_mean(error(call("decode", code, keys[1]), x), mask)
         if adversary is not None:
             category = jnp.concatenate(
                 [profiles.source_confounder[batch.source], profiles.target_confounder[batch.target]]
@@ -129,7 +129,7 @@ def _autoencoder_objective(method: str, profiles: Profiles, confounders: int, co
             logits = run_model(adversary, params["adversary"], reverse_gradient(code, hyper["alignment"]))
             known = mask & (category >= 0)
             entropy = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(category, 0))
-            extra = mean_of_rows(entropy, known)
+            extra = masked_mean(entropy, known)
         return reconstruction + extra, ({}, {"loss": jax.lax.stop_gradient(reconstruction)})
 
     return objective
@@ -180,7 +180,7 @@ def _base_loss(
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *codes)
     rebuilt = run_model(model, params, both, hyper["dropout"], method="decode", key=keys[1])
     error = RECONSTRUCTION[config.reconstruction](rebuilt, jnp.concatenate([x, y]))
-    reconstruction = mean_of_rows(error, batch.row_mask)
+    reconstruction = masked_mean(error, batch.row_mask)
     apart = orthogonality(codes[0], batch.source_mask) + orthogonality(codes[1], batch.target_mask)
     return reconstruction + hyper["orthogonality"] * apart, reconstruction, codes
 
@@ -240,7 +240,7 @@ def make_adversarial_step(
             base, reconstruction, (_, target) = _base_loss(
                 model, variables["params"], profiles, batch, keys[0], hyper, config
             )
-            fooled = mean_of_rows(score(critic_params, target.joined, hyper["dropout"], keys[1]), batch.target_mask)
+            fooled = masked_mean(score(critic_params, target.joined, hyper["dropout"], keys[1]), batch.target_mask)
             return base - hyper["alignment"] * fooled, ({}, {"loss": jax.lax.stop_gradient(reconstruction)})
 
         return objective

@@ -34,8 +34,3 @@ def binding_loss(logits: Array, labels: ArrayLike, mask: ArrayLike) -> Array:
 def affinity_loss(prediction: Array, labels: ArrayLike, mask: ArrayLike) -> Array:
     """Squared error per pair, exactly 0 where masked; prediction [B, 1], labels [B], mask bool [B] -> [B]."""
     return jnp.where(mask, (prediction[:, 0].astype(jnp.float32) - jnp.where(mask, labels, 0.0)) ** 2, 0.0)
-
-
-def masked_mean(x: Array, mask: ArrayLike) -> Array:
-    """Mean of x where mask; 0, not NaN, when nothing is selected."""
-    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)

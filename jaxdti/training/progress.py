@@ -1,8 +1,8 @@
-"""What a run tells: one progress line, metrics.jsonl, TensorBoard events and the closing table."""
+"""Progress of a training and its reporting: a status line, metrics.jsonl and TensorBoard events."""
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,13 @@ from jaxdti.console import console, say, say_compiled
 from jaxdti.evaluation.part import json_ready
 
 
+def _ignore(*_: Any) -> None:
+    pass
+
+
 @dataclass
-class Member:
-    """Where one replica stands."""
+class TrialProgress:
+    """Training progress of one trial."""
 
     loss_sum: float = 0.0  # over the rows of the epoch under way
     rows: int = 0
@@ -28,9 +32,9 @@ class Member:
 
 @dataclass
 class Progress:
-    """Where a run stands, saved with the state; everything that resuming needs beside arrays."""
+    """Host-side progress of a run, checkpointed with the state."""
 
-    members: list[Member]
+    members: list[TrialProgress]
     epoch: int = 0  # epochs completed
     chunk: int = 0  # chunks completed in the epoch under way
     seconds: float = 0.0  # spent training, over all resumptions
@@ -39,44 +43,56 @@ class Progress:
 
 def restored_progress(saved: dict[str, Any]) -> Progress:
     """From what ``dataclasses.asdict`` made of it."""
-    members = [Member(**member) for member in saved["members"]]
+    members = [TrialProgress(**member) for member in saved["members"]]
     return Progress(members, saved["epoch"], saved["chunk"], saved["seconds"], saved["trained_rows"])
 
 
 @dataclass(frozen=True)
 class Reporter:
-    """What the loop tells: ``update`` within an epoch, ``epoch`` once it is over for a replica (its number and record),
-    ``failed`` when a replica is given up, ``compiled`` for each program."""
+    """What a training tells: ``update`` at each look at the device, ``epoch`` once it is over for a trial (its number
+    and record), ``failed`` when a trial is given up, ``compiled`` for each program."""
 
-    update: Callable[[dict[str, Any]], None]
-    epoch: Callable[[int, dict[str, Any]], None]
-    failed: Callable[[int, str], None]
-    compiled: Callable[[str, float], None]
+    update: Callable[[dict[str, Any]], None] = _ignore
+    epoch: Callable[[int, dict[str, Any]], None] = _ignore
+    epochs: Callable[[Iterable[tuple[int, dict[str, Any]]]], None] = _ignore  # as ``epoch``, of many at once
+    failed: Callable[[int, str], None] = _ignore
+    compiled: Callable[[str, float], None] = _ignore
 
 
 class RunReporter:
     """Writes the metrics of a run; on resuming, what lies beyond the restored epoch is dropped first."""
 
-    def __init__(self, output: Path, histories: Sequence[list[dict[str, Any]]], epochs: int, tensorboard: bool):
+    def __init__(self, output: Path, progress: Progress, epochs: int, tensorboard: bool, *, quiet: bool = False):
+        """``quiet``: a status line instead of a line an epoch and trial; earlier epochs are those in the file."""
         self._metrics = output / "metrics.jsonl"
         self._epochs = epochs
-        self._replicas = len(histories)
+        self._trials = len(progress.members)
         self._status = console.status("compiling") if console.is_terminal else None
-        # As they were written: epoch by epoch, within an epoch replica by replica.
-        records = sorted(
-            (record["epoch"], i, self._line(i, record)) for i, history in enumerate(histories) for record in history
-        )
+        histories = [member.history for member in progress.members]
         temporary = self._metrics.with_name(".metrics.jsonl.tmp")
-        temporary.write_text("".join(line for _, _, line in records))
+        temporary.write_text("".join(self._kept(progress.epoch) if quiet else self._written(histories)))
         os.replace(temporary, self._metrics)
         folder = output / "tensorboard"
-        folders = [folder / f"replica_{i}" if self._replicas > 1 else folder for i in range(self._replicas)]
+        folders = [folder / f"replica_{i}" if self._trials > 1 else folder for i in range(self._trials)]
         firsts = [history[-1]["step"] + 1 if history else 0 for history in histories]
         self._writers = [
             SummaryWriter(str(folder), purge_step=first)
             for folder, first in zip(folders, firsts, strict=True)
             if tensorboard
         ]
+
+    def _written(self, histories: list[list[dict[str, Any]]]) -> list[str]:
+        """The lines as they were written: epoch by epoch, within an epoch trial by trial."""
+        lines = ((record["epoch"], i, self._line(i, record)) for i, own in enumerate(histories) for record in own)
+        return [line for _, _, line in sorted(lines)]
+
+    def _kept(self, epoch: int) -> list[str]:
+        """The lines of the file up to ``epoch``."""
+        if not (epoch and self._metrics.is_file()):
+            return []
+        with open(self._metrics, encoding="utf-8") as file:
+            whole = [line for line in file if line.endswith("\n")]
+        return [line for line in whole if json.loads(line)["epoch"] <= epoch]
 
     def __enter__(self) -> "RunReporter":
         if self._status:
@@ -90,14 +106,20 @@ class RunReporter:
             writer.close()
 
     def reporter(self) -> Reporter:
-        return Reporter(update=self._update, epoch=self._epoch, failed=self._failed, compiled=say_compiled)
+        return Reporter(
+            update=self._update,
+            epoch=self._epoch,
+            epochs=self._epochs_of_many,
+            failed=self._failed,
+            compiled=say_compiled,
+        )
 
     def _line(self, replica: int, record: dict[str, Any]) -> str:
-        named = {"replica": replica} if self._replicas > 1 else {}
+        named = {"replica": replica} if self._trials > 1 else {}
         return json.dumps(named | json_ready(record)) + "\n"
 
     def _name(self, replica: int) -> str:
-        return f"replica {replica}  " if self._replicas > 1 else ""
+        return f"replica {replica}  " if self._trials > 1 else ""
 
     def _update(self, line: dict[str, Any]) -> None:
         if self._status:
@@ -123,6 +145,10 @@ class RunReporter:
             f"{record['samples_per_second']:.1f} samples/s  ETA {_duration(left)}"
         )
 
+    def _epochs_of_many(self, records: Iterable[tuple[int, dict[str, Any]]]) -> None:
+        with open(self._metrics, "a", encoding="utf-8") as file:
+            file.writelines(self._line(i, record) for i, record in records)
+
     def _failed(self, replica: int, reason: str) -> None:
         say(f"{self._name(replica)}failed, the others go on: {reason}")
 
@@ -133,7 +159,8 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
-def _progress_line(progress: Progress, epochs: int, rows: int) -> dict[str, Any]:
+def progress_line(progress: Progress, epochs: int, rows: int) -> dict[str, Any]:
+    """The status of a training of ``epochs`` epochs with ``rows`` training rows in all."""
     speed = progress.trained_rows / max(progress.seconds, 1e-9)
     done = sum(member.rows for member in progress.members)
     left = (epochs - progress.epoch) * rows - done

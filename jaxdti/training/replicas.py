@@ -22,7 +22,7 @@ def predict_vectors(
     """float32 [R, M, outputs] of the networks ``variables`` (stacked on axis 0) at test time.
 
     Args:
-      features: [N, F], or [R, N, F], as in ``fit_vectors``.
+      features: [N, F], or [R, N, F], as the inputs of a task.
       rows: int [M], the rows to score; all of them by default.
     """
     features = jnp.asarray(features)
@@ -69,11 +69,11 @@ def runs_one_by_one(parameters: int | None = None) -> bool:
 @lru_cache(maxsize=32)
 def _predictor(model: nn.Module, own_features: bool):
     """``run(variables, features, rows) -> [R, rows, outputs]``."""
-    return jax.jit(map_replicas(_predicting(model), (0, 0 if own_features else None, None)))
+    return jax.jit(map_replicas(predicting(model), (0, 0 if own_features else None, None)))
 
 
 @lru_cache(maxsize=32)  # one function for equal models, so that it is traced once
-def _predicting(model: nn.Module) -> Callable[..., Any]:
+def predicting(model: nn.Module) -> Callable[..., Any]:
     return partial(_predict, model)
 
 

@@ -4,19 +4,22 @@ The numbers are those of ``jaxdti.evaluation.selection``, here in JAX, for K cla
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxdti.adaptation.domains import entropy, weighted_mean
+from jaxdti.adaptation.domains import entropy
 from jaxdti.adaptation.san import class_weights
-from jaxdti.training.objective import affinity_loss, binding_loss, masked_mean
-from jaxdti.training.plans import VectorBatch, _padded
-from jaxdti.training.task import VectorReplica
+from jaxdti.layers.means import masked_mean, weighted_mean
+from jaxdti.training.objective import affinity_loss, binding_loss
+from jaxdti.training.plans import RowBatch, padded
+from jaxdti.training.task import Trial
 
 _INVERSE_PENALTY = 0.01  # C of scikit-learn
 _NEWTON_STEPS = 15  # from zero; a class of one row in thousands needs the most
@@ -98,22 +101,57 @@ def _with_constant(x: Array) -> Array:
     return jnp.pad(x, ((0, 0), (0, 1)), constant_values=1.0)
 
 
-_GRANULE = 64  # of the number of validation rows
+_GRANULE = 64  # validation rows are padded to a multiple of this
 
 
 class SelectionRows(flax.struct.PyTreeNode):
-    """What chooses the epoch of a replica, or of all, stacked on axis 0.
+    """What chooses the epoch of a trial, or of all, stacked on axis 0.
 
     Source and target are in random order, so that the first ones are a sample.
     """
 
-    validation: VectorBatch  # [V], labelled
-    source: Array | None = None  # int32 [S], the training rows, -1 behind them; only for a ``Selection``
+    validation: RowBatch  # [V], labelled
+    source: Array | None = None  # int32 [S], the training rows, -1 behind them; only for a selector that ``needs`` them
     target: Array | None = None  # int32 [T], likewise
 
 
-# (all variables, features [N, F], rows of one replica) -> float32 [], larger is better
-Selection = Callable[[dict[str, Any], Array, SelectionRows], Array]
+class TracedSelector(Protocol):
+    """Which epoch of a trial is kept, decided inside a program."""
+
+    needs: frozenset[str]  # of the parts "validation" and "target_train"
+
+    @property
+    def name(self) -> str:
+        """Of the value, in records."""
+        ...
+
+    def __call__(self, variables: dict[str, Any], inputs: Any, rows: SelectionRows, hyper: dict[str, Array]) -> Array:
+        """float32 [], larger is better, of all variables of a trial and its rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of the validation rows, a key of ``METRICS``; equal ones share programs."""
+
+    model: nn.Module
+    kind: str  # "classification" or "regression"
+    metric: str
+    network: Callable[[dict[str, Any]], dict[str, Any]]  # of all variables those that the model is applied to
+
+    needs = frozenset({"validation"})
+
+    @property
+    def name(self) -> str:
+        return f"validation_{self.metric}"
+
+    def __call__(self, variables: dict[str, Any], inputs: Any, rows: SelectionRows, hyper: dict[str, Array]) -> Array:
+        network: Any = self.network(variables)
+        held = rows.validation
+        output = self.model.apply(network, inputs[held.row], held.row_mask, train=False)
+        mean, sd = hyper["label_scale"]
+        label = (jnp.where(held.row_mask, held.label, 0.0) - mean) / sd
+        return METRICS[self.kind][self.metric](output, label, held.row_mask)  # pyright: ignore[reportArgumentType]
 
 
 def masked_auroc(score: Array, label: Array, mask: Array) -> Array:
@@ -145,23 +183,35 @@ def _negative_error(output: Array, label: Array, mask: Array) -> Array:
     return -masked_mean(affinity_loss(output, label, mask), mask)
 
 
-def _selection_rows(replicas: Sequence[VectorReplica], select: str | Selection) -> SelectionRows:
-    if not callable(select):
-        return SelectionRows(validation=_validation(replicas))
+# Larger is better; for regression the label is already scaled.
+METRICS: dict[str, dict[str, Callable[[Array, Array, Array], Array]]] = {
+    "classification": {
+        "auroc": lambda output, label, mask: masked_auroc(output[:, 0], label, mask),
+        "accuracy": _accuracy,
+        "loss": _negative_loss,
+    },
+    "regression": {"loss": _negative_error},
+}
+
+
+def selection_rows(trials: Sequence[Trial], selector: TracedSelector) -> SelectionRows:
+    """What ``selector`` needs of the trials, stacked on axis 0."""
+    if "target_train" not in selector.needs:
+        return SelectionRows(validation=_validation(trials))
     shuffled = lambda rows: np.random.default_rng(0).permutation(rows)
     return SelectionRows(
-        validation=_validation(replicas),
-        source=_padded([shuffled(replica.train) for replica in replicas]),
-        target=_padded([shuffled(replica.target) for replica in replicas]),
+        validation=_validation(trials),
+        source=padded([shuffled(trial.rows["train"]) for trial in trials]),
+        target=padded([shuffled(trial.rows["target_train"]) for trial in trials]),
     )
 
 
-def _validation(replicas: Sequence[VectorReplica]) -> VectorBatch:
+def _validation(trials: Sequence[Trial]) -> RowBatch:
     """Validation rows, [R, V]; V is rounded up, so that programs repeat."""
-    most = max(len(replica.validation) for replica in replicas)
-    shape = (len(replicas), -(-most // _GRANULE) * _GRANULE)
+    most = max(len(trial.part("validation")) for trial in trials)
+    shape = (len(trials), -(-most // _GRANULE) * _GRANULE)
     row, label, mask = np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape, bool)
-    for i, replica in enumerate(replicas):
-        size = len(replica.validation)
-        row[i, :size], label[i, :size], mask[i, :size] = replica.validation, replica.label[replica.validation], True
-    return VectorBatch(row=jnp.asarray(row), label=jnp.asarray(label), row_mask=jnp.asarray(mask))
+    for i, trial in enumerate(trials):
+        rows = trial.part("validation")
+        row[i, : len(rows)], label[i, : len(rows)], mask[i, : len(rows)] = rows, trial.label[rows], True
+    return RowBatch(row=jnp.asarray(row), label=jnp.asarray(label), row_mask=jnp.asarray(mask))

@@ -35,19 +35,25 @@ class TrainState(flax.struct.PyTreeNode):
 Init = Callable[[int | Array], dict[str, Any]]
 
 
-def init_state(init: Init, tx: optax.GradientTransformation, seed: int | Array, hyper: dict[str, Any]) -> TrainState:
-    """A fresh state around ``init(seed)``; vmappable over ``seed`` and ``hyper``."""
-    variables = init(seed)
+def fresh_state(
+    variables: dict[str, Any], tx: optax.GradientTransformation, seed: int | Array, hyper: dict[str, Any]
+) -> TrainState:
+    """The state before the first step from ``variables``, which may hold "batch_stats" and "frozen"; vmappable."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
-        batch_stats=variables["batch_stats"],
+        batch_stats=variables.get("batch_stats", {}),
         opt_state=tx.init(variables["params"]),
         rng=jax.random.fold_in(jax.random.PRNGKey(seed), 1),
         hyper=jax.tree.map(jnp.asarray, hyper),
         first_bad=jnp.full((), -1, jnp.int32),
         frozen=variables.get("frozen", {}),
     )
+
+
+def init_state(init: Init, tx: optax.GradientTransformation, seed: int | Array, hyper: dict[str, Any]) -> TrainState:
+    """A fresh state around ``init(seed)``; vmappable over ``seed`` and ``hyper``."""
+    return fresh_state(init(seed), tx, seed, hyper)
 
 
 def init_replicas(

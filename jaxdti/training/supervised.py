@@ -1,11 +1,12 @@
-"""Losses as pure functions ``(variables, batch, rng, hyper) -> (loss, (batch_stats, metrics))``.
+"""Plain supervised training, on pairs and on rows.
 
-``hyper`` is what ``state.hyper_parameters`` lists, and ``step``, the number of updates done. The metrics hold the loss
-to show, and the number of rows that it is the mean of where these are not all valid ones of the batch.
+Losses are pure functions ``(variables, batch, rng, hyper) -> (loss, (batch_stats, metrics))``. ``hyper`` is what a
+trial traces, and ``step``, the number of updates done. Metrics: "loss" to report, and "rows" where it averages fewer
+rows than ``row_mask`` selects.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -18,34 +19,43 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxdti.config import Config, DataConfig, ModelConfig, OutputConfig
-from jaxdti.data.pairs.buckets import (
-    Buckets,
-    Chunk,
-    PairBatch,
-    Shape,
-    most_distinct,
-    pair_batch,
-    plan_epoch,
-    shared_proteins,
-)
+from jaxdti.data.pairs.buckets import Buckets, Chunk, PairBatch, Shape, most_distinct, pair_batch, shared_proteins
 from jaxdti.data.pairs.device import DeviceFeatures
 from jaxdti.data.pairs.table import InteractionTable
-from jaxdti.errors import DataError
+from jaxdti.errors import DataError, NonFiniteLoss
 from jaxdti.evaluation.metrics import classification_metrics, regression_metrics
+from jaxdti.layers.means import masked_mean
 from jaxdti.models.drugban import PARTS, DrugBAN, init_variables, share_proteins
-from jaxdti.training.objective import Objective, affinity_loss, binding_loss, masked_mean
+from jaxdti.training.mesh import of_lead
+from jaxdti.training.objective import Objective, affinity_loss, binding_loss
+from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.partition import partition, select
-from jaxdti.training.plans import VectorBatch
-from jaxdti.training.task import Method, Replica, Variables, VectorMethod
+from jaxdti.training.plans import BucketPlan, EvenPlan, RowBatch
+from jaxdti.training.replicas import predicting
+from jaxdti.training.selection import METRICS, Metric, TracedSelector
+from jaxdti.training.task import Scorer, Selected, Task, Trial, Variables, label_scale, traced_hyper
+
+# (trial, part -> the network that scores it) -> how good the trial is, larger is better
+Judge = Callable[[Trial, Callable[[str], Variables]], float]
+SELECTION = {"classification": "auroc", "regression": "concordance_index"}
 
 
-def pair_losses(task: str, logits: Array, labels: ArrayLike, mask: ArrayLike, hyper: dict[str, Array]) -> Array:
-    """The loss of each pair [B], exactly 0 where masked, with the class weights and label scale of ``hyper``."""
-    if task == "classification":
-        weights = jnp.where(jnp.asarray(labels) > 0.5, hyper["class_weights"][1], hyper["class_weights"][0])
-        return binding_loss(logits, labels, mask) * weights
+def label_losses(kind: str, logits: Array, labels: ArrayLike, mask: ArrayLike, hyper: dict[str, Array]) -> Array:
+    """The loss of each row [B], exactly 0 where masked, with the class weights and label scale of ``hyper``.
+
+    Args:
+      kind: "classification" or "regression".
+      logits: float [B, K].
+      labels: float32 [B]; anything where ``mask``, bool [B], is False.
+    """
+    labels = jnp.where(mask, labels, 0.0)
+    if kind == "classification":
+        return binding_loss(logits, labels, mask) * hyper["class_weights"][labels.astype(jnp.int32)]
     mean, sd = hyper["label_scale"]
-    return affinity_loss(logits, (jnp.asarray(labels) - mean) / sd, mask)
+    return affinity_loss(logits, (labels - mean) / sd, mask)
+
+
+# On pairs --------------------------------------------------------------------------------------------------------
 
 
 def pair_objective(
@@ -55,7 +65,7 @@ def pair_objective(
     shape: Shape,
     proteins: int | None = None,
 ) -> Objective:
-    """Plain supervised training on pairs, with what ``state.hyper_parameters`` traces.
+    """Plain supervised training on pairs, with what ``hyper_parameters`` traces.
 
     Args:
       proteins: at least as many as a batch has distinct ones, to encode each once; None to encode one a pair.
@@ -77,31 +87,89 @@ def pair_objective(
             rngs={"dropout": rng},
             mutable=["batch_stats"],
         )
-        total = masked_mean(pair_losses(task, logits, batch.label, batch.row_mask, hyper), batch.row_mask)
+        total = masked_mean(label_losses(task, logits, batch.label, batch.row_mask, hyper), batch.row_mask)
         return total, (updates["batch_stats"], {"loss": jax.lax.stop_gradient(total)})
 
     return objective
 
 
-SELECTION = {"classification": "auroc", "regression": "concordance_index"}
+def pair_trial(config: Config, table: InteractionTable, parts: Mapping[str, np.ndarray]) -> Trial:
+    """The trial that ``config`` describes on the ``parts`` of a table, int64 rows by name."""
+    training = config.training
+    weighted = training.class_weight and config.task == "classification"
+    return Trial(rows=parts, label=table.label, seed=training.seed, class_weight=weighted, hyper=_hyper(config))
 
 
-def label_scale(table: InteractionTable, replica: Replica) -> tuple[float, float]:
-    """(mean, sd) of the training affinities, (0, 1) for classification: the network predicts standardised labels."""
-    if replica.config.task == "classification":
-        return 0.0, 1.0
-    label = table.label[replica.parts["train"]].astype(np.float64)
-    return float(label.mean()), float(label.std()) or 1.0
+def pair_task(
+    config: Config,
+    trials: Sequence[Trial],
+    table: InteractionTable,
+    inputs: Any,
+    buckets: Buckets,
+    scorer: Scorer,
+    steps: int,
+) -> Task:
+    """Plain training on the pairs of train.
+
+    Args:
+      inputs: features, replicated over the mesh; those of a store stay on the host, and chunks take theirs along.
+      steps: batches of a chunk.
+    """
+    plan = BucketPlan(trials, buckets, config.training.batch_size, steps, partial(pair_batch, table))
+    shared = {} if config.model.reference else shared_proteins(table, plan.epoch(0))
+
+    def distinct(chunk: Chunk) -> int | None:
+        size = shared.get(chunk.bucket)
+        return size if size and most_distinct(table.protein, chunk.rows) <= size else None
+
+    plan.distinct = distinct
+    return Task(
+        init=partial(init_variables, config.model),
+        inputs=inputs,
+        objective=partial(pair_objective, config.model, config.task),
+        plan=plan,
+        hyper=partial(traced_hyper, kind=config.task, outputs=config.model.logits),
+        selector=PairSelector(table, config.task, scorer, oracle=config.adaptation.oracle),
+        scored=lambda variables, part: variables,
+        describe=partial(describe_pairs, table),
+    )
 
 
-def class_weights(table: InteractionTable, replica: Replica) -> tuple[float, float]:
-    """Loss factors of labels 0 and 1, inversely to their frequency in train and of mean 1 over its rows."""
-    if not replica.config.training.class_weight:
-        return 1.0, 1.0
-    positive = float(table.label[replica.parts["train"]].mean())
-    if positive in (0.0, 1.0):
-        return 1.0, 1.0
-    return 0.5 / (1.0 - positive), 0.5 / positive
+def describe_pairs(table: InteractionTable, rows: np.ndarray) -> str:
+    """Where table rows come from, for messages."""
+    return ", ".join(f"{table.part[row]} row {table.row[row] + 1}" for row in rows)
+
+
+@dataclass(frozen=True)
+class PairSelector:
+    """The validation score, or what ``judge`` finds instead; metrics of the epoch beside."""
+
+    table: InteractionTable
+    kind: str
+    scorer: Scorer
+    oracle: bool = False  # score the test part too, to be shown alone
+    judged: str | None = None  # the name of what ``judge`` gives
+    judge: Judge | None = None
+
+    @property
+    def name(self) -> str:
+        return f"selection_{self.judged}" if self.judge else f"validation_{SELECTION[self.kind]}"
+
+    def __call__(self, network: Callable[[str], Variables], trial: Trial) -> Selected:
+        scale, rows = label_scale(trial, self.kind), trial.rows["validation"]
+        scores = of_lead(self.scorer(network("validation"), rows))
+        if bad := int(np.sum(~np.isfinite(scores))):
+            raise NonFiniteLoss(f"{bad} of {len(scores)} validation scores are not finite")
+        metrics = validate(self.table, self.kind, scale, rows, scores)
+        record = {f"validation_{name}": number for name, number in metrics.items()}
+        if self.judge is not None:
+            record[self.name] = float(of_lead(np.asarray(self.judge(trial, network))))
+        value = record[self.name]
+        if self.oracle:
+            scores = of_lead(self.scorer(network("test"), trial.rows["test"]))
+            metrics = validate(self.table, self.kind, scale, trial.rows["test"], scores)
+            record |= {f"oracle_{name}": number for name, number in metrics.items()}
+        return Selected(value, record)
 
 
 def validate(
@@ -118,43 +186,21 @@ def validate(
     return {name: metrics[name] for name in ("concordance_index", "mse")}
 
 
-def supervised(replicas: Sequence[Replica], table: InteractionTable, buckets: Buckets, steps: int) -> Method:
-    """Plain training on the pairs of train, in chunks of ``steps`` batches."""
-    config = replicas[0].config
-    rows = [replica.parts["train"] for replica in replicas]
-    seeds = [replica.config.training.seed for replica in replicas]
-    plan = partial(_plan, rows, buckets, config.training.batch_size, steps, seeds)
-    shared = {} if config.model.reference else shared_proteins(table, plan(0))
-
-    def proteins(chunk: Chunk) -> int | None:
-        size = shared.get(chunk.bucket)
-        return size if size and most_distinct(table.protein, chunk.rows) <= size else None
-
-    return Method(
-        init=partial(init_variables, config.model),
-        objective=partial(pair_objective, config.model, config.task),
-        plan=plan,
-        batch=partial(pair_batch, table),
-        proteins=proteins,
-        network=lambda variables, part: variables,
-    )
-
-
-def with_frozen(method: Method, patterns: Sequence[str], root: tuple[str, ...] = ()) -> Method:
+def with_frozen(task: Task, patterns: Sequence[str], root: tuple[str, ...] = ()) -> Task:
     """The same training, but the parts of the network that ``patterns`` name keep their initial parameters.
 
     They are in the state's ``frozen``: no gradient, no moments, no share in clipping. Their BatchNorm works as in the
     others, on the statistics of each batch, because at the beginning it has no stored ones.
 
     Args:
-      root: where the network is in the method's parameters.
+      root: where the network is in the task's parameters.
 
     Raises:
       DataError: a pattern names nothing, or nothing is left to train.
     """
     if not patterns:
-        return method
-    network = jax.eval_shape(method.init, 0)["params"]
+        return task
+    network = jax.eval_shape(task.init, 0)["params"]
     for name in root:
         network = network[name]
     chosen = select(network, patterns, PARTS, "training.frozen")
@@ -163,45 +209,41 @@ def with_frozen(method: Method, patterns: Sequence[str], root: tuple[str, ...] =
     frozen = frozenset((*root, *path) for path in chosen)
 
     def init(seed: int | jax.Array) -> Variables:
-        variables = method.init(seed)
+        variables = task.init(seed)
         params, kept = partition(variables["params"], frozen)
         return variables | {"params": params, "frozen": kept}
 
-    return replace(method, init=init)
-
-
-def _plan(
-    rows: Sequence[np.ndarray], buckets: Buckets, batch_size: int, steps: int, seeds: Sequence[int], epoch: int
-) -> list[Chunk]:
-    return plan_epoch(rows, buckets, batch_size, steps, seeds=seeds, epoch=epoch)
+    return replace(task, init=init)
 
 
 def hyper_parameters(
     config: Config, class_weights: tuple[float, float] = (1.0, 1.0), label_scale: tuple[float, float] = (0.0, 1.0)
 ) -> dict[str, np.ndarray]:
-    """What may differ between replicas of one program, as float32 arrays.
+    """What a trial of ``config`` traces, float32.
 
     Args:
       class_weights: loss factors of labels 0 and 1.
       label_scale: (mean, sd) of the training affinities; the network predicts (label - mean) / sd.
     """
+    values = {"class_weights": class_weights, "label_scale": label_scale} | _hyper(config)
+    return {name: np.asarray(value, np.float32) for name, value in values.items()}
+
+
+def _hyper(config: Config) -> dict[str, Any]:
     training, rate = config.training, config.adaptation.discriminator_learning_rate
     classes = max(config.model.logits, 2)
-    values = {
+    return {
         "dropout": config.model.dropout,
         "learning_rate": training.learning_rate,
         "weight_decay": training.weight_decay,
-        "class_weights": class_weights,
-        "label_scale": label_scale,
         "strength": config.adaptation.strength,
         "discriminator_learning_rate": training.learning_rate if rate is None else rate,
         "target_classes": np.full(classes, 1.0 / classes),
     }
-    return {name: np.asarray(value, np.float32) for name, value in values.items()}
 
 
 def static_config(config: Config) -> Config:
-    """The configuration without what ``hyper_parameters`` traces, seeds, data and output: no program depends on them.
+    """The configuration without what a trial traces, seeds, data and output: no program depends on them.
 
     Models that train together have the same one.
     """
@@ -213,30 +255,92 @@ def static_config(config: Config) -> Config:
     )
 
 
-@lru_cache(maxsize=32)
-def supervision(model: nn.Module, task: str) -> VectorMethod:
-    """Plain training on labelled rows."""
-    return VectorMethod(objective=partial(vector_objective, model, task), network=lambda variables: variables)
+# On rows of features ---------------------------------------------------------------------------------------------
 
 
-def vector_objective(model: nn.Module, task: str, features: Array) -> Objective:
+def row_objective(model: nn.Module, kind: str, features: Array) -> Objective:
     """Supervised training on ``features[batch.row]``; ``hyper``: dropout, class_weights, label_scale."""
 
-    def objective(variables: dict[str, Any], batch: VectorBatch, rng: Array, hyper: dict[str, Array]):
+    def objective(variables: dict[str, Any], batch: RowBatch, rng: Array, hyper: dict[str, Array]):
         x, mask = features[batch.row], batch.row_mask
         rngs = {"dropout": rng}
         output, updates = model.apply(
             variables, x, mask, hyper["dropout"], train=True, rngs=rngs, mutable=["batch_stats"]
         )
         batch_stats: Any = updates.get("batch_stats", {})
-        label = jnp.where(mask, batch.label, 0.0)
-        if task == "classification":
-            weights = hyper["class_weights"][label.astype(jnp.int32)]
-            loss = binding_loss(output, label, mask) * weights
-        else:
-            mean, sd = hyper["label_scale"]
-            loss = affinity_loss(output, (label - mean) / sd, mask)
-        total = masked_mean(loss, mask)
+        total = masked_mean(label_losses(kind, output, batch.label, mask, hyper), mask)
         return total, (batch_stats, {"loss": jax.lax.stop_gradient(total)})
 
     return objective
+
+
+def row_task(
+    model: nn.Module,
+    init: Callable[[Any], Variables],
+    features: Array | np.ndarray,
+    trials: Sequence[Trial],
+    batch_size: int,
+    *,
+    kind: str = "classification",
+    select: str | TracedSelector | None = None,
+    share_of: Callable[[tuple[str, ...]], float] | None = None,
+    key: Any = (),
+) -> Task:
+    """Plain training on labelled rows of ``features``, which sit on the device.
+
+    Args:
+      model: ``model.apply(variables, x [B, F], row_mask [B], dropout_rate, train=)`` -> [B, outputs], with collections
+        "params" and "batch_stats" and the rng "dropout", as ``jaxdti.models.fnn.FNN``; hashable, so that equal models
+        share compiled programs. With one output classification is binary (sigmoid), with K it has K classes (softmax).
+      init: seed -> fresh variables; a function of the model and the width of the features alone.
+      features: any number dtype [N, F], shared by the trials, or [R, N, F], of each its own.
+      select: what keeps the best epoch of a trial and counts for the patience, a key of ``METRICS`` or a selector;
+        None: there is no validation, the last epoch is kept.
+      share_of: parameter path -> learning-rate multiplier; ``key`` has what it depends on.
+
+    Raises:
+      ValueError: no such ``kind`` or ``select``.
+    """
+    selector = metric(model, kind, select) if isinstance(select, str) or kind not in METRICS else select
+    width = features.shape[-1]
+    optimizer = make_optimizer if share_of is None else partial(make_optimizer, share_of=share_of)
+    return Task(
+        init=init,
+        inputs=features,
+        objective=partial(row_objective, model, kind),
+        plan=EvenPlan(trials, batch_size, target=False),
+        hyper=partial(traced_hyper, kind=kind, outputs=outputs_of(model, init, width)),
+        selector=selector,
+        scored=lambda variables, part: variables,
+        optimizer=optimizer,
+        own_inputs=features.ndim == 3,
+        key=("rows", model, kind, selector, width, key),
+    )
+
+
+def metric(
+    model: nn.Module,
+    kind: str,
+    name: Any,
+    network: Callable[[Variables], Variables] | None = None,
+) -> Metric:
+    """The validation metric ``name``, of the ``network`` in a trial's variables.
+
+    Raises:
+      ValueError: there is no such metric for this ``kind``.
+    """
+    if kind not in METRICS or name not in METRICS[kind]:
+        known = {each: sorted(choices) for each, choices in METRICS.items()}
+        raise ValueError(f"kind={kind!r}, select={name!r}: choose from {known}")
+    return Metric(model, kind, name, network or _whole)
+
+
+def _whole(variables: Variables) -> Variables:
+    return variables
+
+
+@lru_cache(maxsize=32)
+def outputs_of(model: nn.Module, init: Callable[[Any], Variables], width: int) -> int:
+    """Outputs of a network on ``width`` features."""
+    row = jax.ShapeDtypeStruct((1, width), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+    return jax.eval_shape(predicting(model), jax.eval_shape(init, 0), *row).shape[-1]

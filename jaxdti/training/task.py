@@ -1,85 +1,136 @@
-"""How replicas learn: what the training loop has to know of plain training, and of every other kind."""
+"""What a training is made of: trials, what a group of trials shares, and what comes of them."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
-from jax import Array
+import optax
 
-from jaxdti.config import Config
-from jaxdti.data.pairs.buckets import (
-    Buckets,
-    Chunk,
-    PairBatch,
-    Shape,
-)
-from jaxdti.training.objective import Objective
-from jaxdti.training.optimizer import RateOf, ShareOf, one_rate, whole_rate
+from jaxdti.config import TrainingConfig
+from jaxdti.training.optimizer import make_optimizer
+from jaxdti.training.progress import Progress
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
-Scorer = Callable[[dict[str, Any], np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Replica:
-    """One of the models that train together; they share everything that ``state.hyper_parameters`` does not list."""
-
-    config: Config
-    parts: dict[str, np.ndarray]  # int64 table rows of "train" and "validation", and of "target_train" to adapt to
-
-
-Judge = Callable[[Replica, Callable[[str], Variables]], float]  # of a replica and the network that scores a part
-
-
-@dataclass(frozen=True)
-class Method:
-    """One kind of training, for all replicas of a run."""
-
-    init: Callable[[int | jax.Array], Variables]  # fresh variables from a seed, with "frozen" if any; vmappable
-    objective: Callable[[Any, Shape, int | None], Objective]  # of the features, one bucket, and shared proteins
-    plan: Callable[[int], list[Chunk]]  # the chunks of an epoch; of equal number and sizes in every epoch
-    batch: Callable[[np.ndarray], PairBatch]  # of table rows [replicas, steps, B] of a plan
-    proteins: Callable[[Chunk], int | None]  # how many proteins the chunk's program encodes a batch; None: one a pair
-    network: Callable[[Variables, str], Variables]  # from what one replica trains: the network that scores a part
-    rate_of: RateOf = one_rate
-    share_of: ShareOf = whole_rate
-    # Whether to put the mean prediction into ``hyper["target_classes"]`` before a chunk; of the chunks of an epoch.
-    target_classes_due: Callable[[list[Chunk]], list[bool]] | None = None
-    inputs: Any = None  # what the objective gets in place of the features, where it does
-    buckets: Buckets | None = None  # those of its batches and scores, where they are others
-    scorer: Scorer | None = None  # scores networks in its own way
-    judge: Judge | None = None  # selects the epoch, instead of the validation score
-    key: Hashable = None  # all that its programs depend on beside their arguments; None: they are not kept
+Scorer = Callable[[Variables, np.ndarray], np.ndarray]  # network, rows -> scores float32 [N]
+Hyper = dict[str, np.ndarray]
+_NO_ROWS = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
-class VectorReplica:
-    """One of the networks that train together: rows, labels, and what may differ inside one program."""
+class Trial:
+    """One model to train: its rows and labels, its seed, and what may differ inside one program."""
 
-    train: np.ndarray  # int [n], rows of the features
-    label: np.ndarray  # float [N], of every row of the features; NaN where there is none
-    validation: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # int [v]
-    epochs: int | None = None  # fewer than the others
+    rows: Mapping[str, np.ndarray]  # part -> int64 rows: "train", and "validation", "target_train", "test" if any
+    label: np.ndarray  # float [N], of every row of the data; NaN where there is none
     seed: int = 0  # of the initial weights, the order of the rows and the dropout
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0  # decoupled or not, as ``optimizer`` of the configuration says
-    dropout: float = 0.0
-    class_weight: bool = False  # weight classes inversely to their frequency in ``train``
-    target: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # int [t], unlabelled, for a method
-    hyper: dict[str, Any] = field(default_factory=dict)  # float or float [...], what else a method traces
+    epochs: int | None = None  # fewer than the others
+    class_weight: bool = False  # weight classes inversely to their frequency in "train"
+    hyper: Mapping[str, Any] = field(default_factory=dict)  # float or float [...]: learning_rate, weight_decay, ...
+
+    def part(self, name: str) -> np.ndarray:
+        """The rows of a part; none where the trial does not have it."""
+        return self.rows.get(name, _NO_ROWS)
+
+
+class Selected(NamedTuple):
+    """How good a trial is after an epoch."""
+
+    value: float  # larger is better
+    record: dict[str, float]  # metrics of the epoch by name
+
+
+class Selector(Protocol):
+    """Which epoch of a trial is kept, decided on the host between two epochs."""
+
+    @property
+    def name(self) -> str:
+        """Of the value, in the record."""
+        ...
+
+    def __call__(self, network: Callable[[str], Variables], trial: Trial) -> Selected:
+        """Scores the trial; ``network(part)`` scores that part.
+
+        Raises:
+          NonFiniteLoss: scores are not finite.
+        """
+        ...
+
+
+class Refresh(NamedTuple):
+    """When and how ``hyper["target_classes"]`` is set to the mean prediction over the target."""
+
+    # (all variables of a trial, inputs, rows of its target) -> what changes in ``hyper``; a streamed training calls it
+    # on the host, a resident one traces it, with rows int32 [T] that end in -1
+    classes: Callable[[Variables, Any, Any], dict[str, Any]]
+    steps: int | None = None  # after so many steps within an epoch too, not only at its start
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class VectorMethod:
-    """How the network learns. Programs are compiled for each object, so equal methods should be the same object."""
+class Task:
+    """What trials that train together share."""
 
-    objective: Callable[[Array], Objective]  # of the features
-    network: Callable[[dict[str, Any]], dict[str, Any]]  # of all variables those that validation applies the model to
-    rate_of: RateOf = one_rate
-    share_of: ShareOf = whole_rate
-    # (variables, features, rows int32 [T] of the whole target, -1 where there is none) -> what changes in ``hyper``
-    # at the start of each epoch, and within it after so many steps
-    refresh: Callable[[dict[str, Any], Array, Array], dict[str, Array]] | None = None
-    refresh_steps: int | None = None
+    init: Callable[[Any], Variables]  # fresh variables from a seed, with "frozen" if any; vmappable
+    inputs: Any  # what objectives read: a pytree on the device, or a store on the host (streamed training only)
+    objective: Callable[..., Any]  # (inputs) -> Objective; on pairs (inputs, shape, distinct proteins or None)
+    plan: Any  # ``plans.BucketPlan`` streams batches, ``plans.EvenPlan`` trains whole epochs in one program
+    hyper: Callable[[Trial], Hyper]  # what the programs trace, float32
+    selector: Any  # ``Selector``; for an ``EvenPlan`` a ``selection.TracedSelector``, or None: the last epoch is kept
+    scored: Callable[[Variables, str], Variables]  # from what a trial trains: the network that scores a part
+    optimizer: Callable[[TrainingConfig, int], optax.GradientTransformation] = make_optimizer  # config, steps an epoch
+    refresh: Refresh | None = None
+    describe: Callable[[np.ndarray], str] = lambda rows: ", ".join(f"row {row}" for row in rows)  # for messages
+    own_inputs: bool = False  # whether ``inputs`` has an axis 0 of trials; ``EvenPlan`` only
+    key: Hashable = None  # all that its programs depend on beside their arguments; None: they are not kept
+    keeps_init: bool = True  # whether ``key`` covers ``init`` too
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """Trained models, stacked on axis 0."""
+
+    variables: Variables  # of the best epoch of each, or of its last one without a selector
+    progress: Progress
+    best_epoch: np.ndarray  # int [R], counted from 1; 0 where no epoch was finished
+    best_value: np.ndarray  # float32 [R]; NaN without a selector
+    first_bad: np.ndarray  # int [R]; step whose loss or gradient was not finite, -1 where there is none
+    loss: np.ndarray  # float32 [R, epochs], mean over the training rows; NaN where a trial did not train
+    value: np.ndarray  # float32 [R, epochs], of the selector; likewise
+    label_scale: np.ndarray  # float32 [R, 2]; a regression network predicts (label - mean) / sd
+
+
+def label_scale(trial: Trial, kind: str) -> tuple[float, float]:
+    """(mean, sd) of the training labels of a regression, else (0, 1): networks predict (label - mean) / sd."""
+    if kind == "classification":
+        return 0.0, 1.0
+    label = trial.label[trial.rows["train"]].astype(np.float64)
+    return float(label.mean()), float(label.std()) or 1.0
+
+
+def class_weights(trial: Trial, classes: int = 2) -> tuple[float, ...]:
+    """Loss factors of the classes, inversely to their frequency in train, of mean 1 over its rows; 1 if not asked for,
+    and for a class that train does not have."""
+    weights = np.ones(classes)
+    if trial.class_weight:
+        label = np.asarray(trial.label[trial.rows["train"]]).astype(np.int64)
+        counts = np.bincount(label, minlength=classes)
+        weights = np.where(counts > 0, len(label) / (np.sum(counts > 0) * np.maximum(counts, 1)), 1.0)
+    return tuple(weights.tolist())
+
+
+def traced_hyper(trial: Trial, kind: str, outputs: int) -> Hyper:
+    """What differs between trials of one program, float32, of a network with so many outputs."""
+    values = {
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "dropout": 0.0,
+        "class_weights": class_weights(trial, max(outputs, 2)) if kind == "classification" else (1.0, 1.0),
+        "label_scale": label_scale(trial, kind),
+    }
+    return {name: np.asarray(value, np.float32) for name, value in (values | dict(trial.hyper)).items()}
+
+
+def take(tree: Any, which: int | slice | np.ndarray) -> Any:
+    """One of what is stacked on axis 0, some, or all of them."""
+    return jax.tree.map(lambda leaf: leaf[which], tree)

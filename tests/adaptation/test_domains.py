@@ -7,7 +7,8 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from jaxdti.adaptation.domains import Domains, class_probabilities, entropy, weighted_mean
+from jaxdti.adaptation.domains import Domains, class_probabilities, entropy
+from jaxdti.layers.means import weighted_mean
 
 
 @pytest.mark.parametrize("classes", [2, 3, 50])

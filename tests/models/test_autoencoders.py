@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdti.layers.means import masked_mean
 from jaxdti.models.autoencoders import (
     RECONSTRUCTION,
     Autoencoder,
@@ -12,7 +13,6 @@ from jaxdti.models.autoencoders import (
     corrupt,
     draw_code,
     gaussian_divergence,
-    mean_of_rows,
     normalise,
 )
 
@@ -56,7 +56,7 @@ def test_reconstruction_losses_match_torch_and_skip_masked_rows(name):
     poisoned = np.where(mask[:, None], y, np.nan).astype(np.float32)
 
     def loss(x, y):
-        return mean_of_rows(RECONSTRUCTION[name](x, jnp.where(mask[:, None], y, 0.0)), mask)
+        return masked_mean(RECONSTRUCTION[name](x, jnp.where(mask[:, None], y, 0.0)), mask)
 
     check(loss, lambda torch, x, y: REFERENCES[name](torch, x[mask], y[mask]).mean(), x, y)
     value, slope = jax.value_and_grad(loss)(x, poisoned)
@@ -72,7 +72,7 @@ def test_a_perfect_reconstruction_costs_nothing_and_has_a_finite_gradient(name):
 
 
 def test_mean_of_no_rows_is_0():
-    assert mean_of_rows(jnp.full(3, np.nan), jnp.zeros(3, bool)) == 0
+    assert masked_mean(jnp.full(3, np.nan), jnp.zeros(3, bool)) == 0
 
 
 def test_divergence_matches_torch():

@@ -19,7 +19,6 @@ from jaxdti.config import (
     AdaptationConfig,
     Config,
     ModelConfig,
-    TrainingConfig,
     config_from_dict,
 )
 from jaxdti.data.molecules import featurize_batch
@@ -33,17 +32,15 @@ from jaxdti.inference.predict import predict
 from jaxdti.inference.scoring import buckets_for
 from jaxdti.interop.drugban import from_torch, read_weights, to_torch
 from jaxdti.models.drugban import init_variables
-from jaxdti.studies.pairs import fit_replicas, make_method, resume, train
+from jaxdti.studies.pairs import fit_pairs, make_task, resume, train
 from jaxdti.training import adapted as adapted_module
-from jaxdti.training import fit as loop
-from jaxdti.training.adapted import adapted_objective, domain_batch
+from jaxdti.training.adapted import adapted_pair_objective, domain_batch
 from jaxdti.training.checkpoints import load_weights
-from jaxdti.training.mesh import STATES, make_mesh, put
-from jaxdti.training.optimizer import make_optimizer
-from jaxdti.training.plans import plan_domains, refreshes
-from jaxdti.training.state import init_replicas
-from jaxdti.training.supervised import hyper_parameters
-from jaxdti.training.task import Replica
+from jaxdti.training.plans import BesidePlan, refreshes
+from jaxdti.training.progress import Reporter
+from jaxdti.training.streamed import Streamed
+from jaxdti.training.supervised import hyper_parameters, pair_trial
+from jaxdti.training.task import Trial
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +78,13 @@ def weights_of(config, run):
 
 
 def replica(train_rows, target, seed=0):
-    config = Config(training=TrainingConfig(seed=seed))
-    return Replica(config, {"train": np.asarray(train_rows), "target_train": np.asarray(target)})
+    return Trial(
+        rows={"train": np.asarray(train_rows), "target_train": np.asarray(target)}, label=np.zeros(60), seed=seed
+    )
+
+
+def plan_domains(trials, buckets, batch_size, steps, *, epoch):
+    return BesidePlan(trials, buckets, batch_size, steps, batch=None).epoch(epoch)
 
 
 BUCKETS = Buckets((Shape(8, 8, 32), Shape(16, 8, 32)), (np.arange(60) % 3 == 0).astype(np.int32), 0.0)
@@ -176,7 +178,7 @@ def test_without_strength_the_network_learns_what_plain_training_learns(adapted_
     dataset = load_data(config.data, config.task)
     found = []
     for i, each in enumerate((plain, config)):
-        fitted = fit_replicas([Replica(each, dataset.parts)], dataset, tmp_path / str(i))
+        fitted = fit_pairs([each], dataset, tmp_path / str(i))
         found.append(fitted.scorer(fitted.network(0, "validation"), dataset.parts["validation"]))
     np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-3)
 
@@ -184,12 +186,12 @@ def test_without_strength_the_network_learns_what_plain_training_learns(adapted_
 def test_each_domain_has_statistics_of_its_own_unless_joint(adapted_config, tmp_path):
     config = adapted_config("dann")
     dataset = load_data(config.data, config.task)
-    fitted = fit_replicas([Replica(config, dataset.parts)], dataset, tmp_path / "fit")
+    fitted = fit_pairs([config], dataset, tmp_path / "fit")
     source, target = (fitted.network(0, part)["batch_stats"] for part in ("validation", "test"))
     differ = jax.tree.map(lambda a, b: bool(np.abs(a - b).max() > 1e-4), source, target)
     assert all(jax.tree.leaves(differ))
     joint = dataclasses.replace(config, adaptation=dataclasses.replace(config.adaptation, batchnorm="joint"))
-    fitted = fit_replicas([Replica(joint, dataset.parts)], dataset, tmp_path / "joint")
+    fitted = fit_pairs([joint], dataset, tmp_path / "joint")
     assert fitted.network(0, "validation")["batch_stats"] is fitted.network(0, "test")["batch_stats"]
 
 
@@ -198,10 +200,9 @@ def test_replicas_adapt_as_they_would_alone(adapted_config, tmp_path):
     settings = ({"strength": 0.3}, {"strength": 3.0})
     configs = [adapted_config("cdan", adaptation=each, seed=i) for i, each in enumerate(settings)]
     dataset = load_data(configs[0].data, "classification")
-    replicas = [Replica(config, dataset.parts) for config in configs]
-    together = fit_replicas(replicas, dataset, tmp_path / "together")
+    together = fit_pairs(configs, dataset, tmp_path / "together")
     scores = lambda fitted, i: fitted.scorer(fitted.network(i, "test"), dataset.parts["test"])
-    alone = fit_replicas(replicas[1:], dataset, tmp_path / "alone")
+    alone = fit_pairs(configs[1:], dataset, tmp_path / "alone")
     np.testing.assert_allclose(scores(together, 1), scores(alone, 0), rtol=0, atol=1e-3)
     assert np.abs(scores(together, 0) - scores(together, 1)).max() > 3e-2
 
@@ -209,18 +210,21 @@ def test_replicas_adapt_as_they_would_alone(adapted_config, tmp_path):
 def test_class_weights_are_the_mean_predictions_over_the_target(adapted_config):
     config = adapted_config("san")
     dataset = load_data(config.data, config.task)
-    replicas = [Replica(config, dataset.parts)]
     buckets = buckets_for(config.model, dataset.table, dataset.store, 1, 8)
-    method, mesh = make_method(replicas, dataset.table, buckets), make_mesh(1, 8)
-    state = init_replicas(method.init, make_optimizer(config.training, 1), [0], [hyper_parameters(config)])
-    np.testing.assert_array_equal(state.hyper["target_classes"], [[0.5, 0.5]])
     logits = np.linspace(-1.0, 3.0, len(dataset.parts["target_train"]))
-    state = loop._predict_target_classes(replicas, method, lambda network, rows: logits, put(state, mesh, STATES), mesh)
+
+    def task_of(config):
+        trials = [pair_trial(config, dataset.table, dataset.parts)]
+        return make_task(config, trials, dataset.table, None, buckets, lambda network, rows: logits), trials
+
+    task, trials = task_of(config)
+    executor = Streamed(task, trials, config.training, None)
+    np.testing.assert_array_equal(executor.state.hyper["target_classes"], [[0.5, 0.5]])
+    executor.begin(Reporter())
+    executor.refresh()
     positive = np.mean(1 / (1 + np.exp(-logits)))
-    np.testing.assert_allclose(state.hyper["target_classes"], [[1 - positive, positive]], rtol=1e-6)
-    batch = adapted_config("san", adaptation={"class_weights": "batch"})
-    assert method.target_classes_due is not None
-    assert make_method([Replica(batch, dataset.parts)], dataset.table, buckets).target_classes_due is None
+    np.testing.assert_allclose(executor.state.hyper["target_classes"], [[1 - positive, positive]], rtol=1e-6)
+    assert task_of(adapted_config("san", adaptation={"class_weights": "batch"}))[0].refresh is None
 
 
 def test_class_weights_are_refreshed_at_the_start_of_an_epoch_and_after_so_many_steps():
@@ -238,10 +242,8 @@ def test_an_epoch_that_is_resumed_refreshes_the_class_weights_where_an_unbroken_
     adapted_config, tmp_path, monkeypatch
 ):
     config = adapted_config("san", adaptation={"refresh_steps": 2})  # an epoch has 6 steps, each a chunk
-    seen, batches, predict_classes = [], [], loop._predict_target_classes
-    monkeypatch.setattr(
-        loop, "_predict_target_classes", lambda *given: seen.append(len(batches)) or predict_classes(*given)
-    )
+    seen, batches, refresh = [], [], Streamed.refresh
+    monkeypatch.setattr(Streamed, "refresh", lambda executor: seen.append(len(batches)) or refresh(executor))
 
     def batch(table, rows):
         batches.append(rows)
@@ -378,7 +380,7 @@ def test_the_published_step(published, recorded, case):
         method="cdan", random_features=256, schedule="constant", start=0, entropy_conditioning=case == "cdan_e"
     )
     config = Config(model=PUBLISHED, adaptation=adaptation)
-    objective = adapted_objective(config, features, shape, 1)
+    objective = adapted_pair_objective(config, features, shape, 1)
     hyper = hyper_parameters(config) | {"step": np.int32(0)}
 
     def loss(params):

@@ -12,12 +12,12 @@ from jaxdti.adaptation.methods import adaptation_loss
 from jaxdti.adaptation.pada import source_weights
 from jaxdti.config import ADAPTATION_METHODS, AdaptationConfig, TrainingConfig
 from jaxdti.models.fnn import FNN
+from jaxdti.studies.adapted_rows import fit_adapted
 from jaxdti.studies.vectors import score_domains
-from jaxdti.training import resident as vectors
-from jaxdti.training.adapted_vectors import _init as init
-from jaxdti.training.adapted_vectors import adapted_objective, fit_adapted, network_of
-from jaxdti.training.plans import VectorBatch
-from jaxdti.training.task import VectorReplica
+from jaxdti.training import resident
+from jaxdti.training.adapted import adapted_row_task, network_of
+from jaxdti.training.plans import RowBatch
+from jaxdti.training.task import Trial
 
 INPUTS, ROWS, CLASSES = 5, 60, 3
 MODEL = FNN((4,), outputs=CLASSES)  # small, as most of the time is compilation
@@ -33,9 +33,9 @@ def config(method, **settings):
     return AdaptationConfig(method=method, discriminator_features=(6,), start=0.0, **settings)
 
 
-def replica(seed=0, **settings):
-    rows = {"train": np.arange(24), "validation": np.arange(24, 30), "target": np.arange(30, 50)}
-    return VectorReplica(**({"label": LABEL, "seed": seed, "learning_rate": 1e-2, **rows} | settings))
+def trial(seed=0, label=LABEL, learning_rate=1e-2, **parts):
+    rows = {"train": np.arange(24), "validation": np.arange(24, 30), "target_train": np.arange(30, 50)} | parts
+    return Trial(rows=rows, label=label, seed=seed, hyper={"learning_rate": learning_rate})
 
 
 def fit(method, replicas, model=MODEL, training=TRAINING, features=X, **settings):
@@ -55,8 +55,9 @@ def equal(one, other):
 def test_the_objective_is_the_sum_of_its_parts_in_numpy(batchnorm):
     """PADA, whose class loss is weighted too, with entropy: both domains normalised by hand."""
     adaptation = config("pada", batchnorm=batchnorm, target_entropy=0.3, schedule="constant")
-    variables = init(DEEP, adaptation, INPUTS, 3)
-    batch = VectorBatch(
+    task = adapted_row_task(DEEP, X, [trial()], adaptation, 16, 2)
+    variables = task.init(3)
+    batch = RowBatch(
         row=jnp.arange(6),
         label=jnp.asarray(LABEL[:6]),
         row_mask=jnp.arange(6) < 5,
@@ -65,7 +66,7 @@ def test_the_objective_is_the_sum_of_its_parts_in_numpy(batchnorm):
     classes = jnp.asarray([0.2, 0.5, 0.3])
     hyper = {"dropout": 0.0, "strength": 0.7, "step": 4, "class_weights": jnp.ones(3), "target_classes": classes}
     hyper = jax.tree.map(jnp.asarray, hyper)
-    objective = jax.jit(adapted_objective(DEEP, adaptation, 10, 5, jnp.asarray(X)))
+    objective = jax.jit(task.objective(jnp.asarray(X)))
     loss, (new, shown) = objective(variables, batch, jax.random.PRNGKey(0), hyper)
 
     network = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"]["network"])
@@ -97,7 +98,7 @@ def test_the_objective_is_the_sum_of_its_parts_in_numpy(batchnorm):
 @pytest.mark.parametrize("method", sorted(set(ADAPTATION_METHODS) - {"none", "san", "pada"}))  # those are below
 def test_every_method_trains(method):
     """Two replicas, of which one has a target smaller than a batch."""
-    found = fit(method, [replica(0), replica(1, target=np.arange(30, 35))])
+    found = fit(method, [trial(0), trial(1, target_train=np.arange(30, 35))])
     finite(found)
     hidden, logits = score_domains(MODEL, config(method), found.variables, X, np.stack([SEEN] * 2), "test")
     assert hidden.shape == (2, 30, 4) and logits.shape == (2, 30, CLASSES)
@@ -105,7 +106,7 @@ def test_every_method_trains(method):
 
 @pytest.mark.usefixtures("steady")
 def test_replicas_together_equal_each_alone():
-    replicas = [replica(0), replica(1, target=np.arange(30, 41), learning_rate=3e-3)]
+    replicas = [trial(0), trial(1, target_train=np.arange(30, 41), learning_rate=3e-3)]
     together, alone = fit("san", replicas), fit("san", replicas[1:])
     np.testing.assert_allclose(together.loss[1], alone.loss[0], rtol=1e-4)
     rows = np.stack([SEEN] * 2)
@@ -119,18 +120,18 @@ def test_replicas_together_equal_each_alone():
 def test_by_vmap_as_one_by_one(monkeypatch):
     found = []
     for one_by_one in (True, False):
-        monkeypatch.setattr(vectors, "runs_one_by_one", lambda *_, value=one_by_one: value)
-        found.append(fit("san", [replica(0), replica(1)]))
+        monkeypatch.setattr(resident, "runs_one_by_one", lambda *_, value=one_by_one: value)
+        found.append(fit("san", [trial(0), trial(1)]))
     np.testing.assert_allclose(found[0].loss, found[1].loss, rtol=1e-4)
 
 
 def test_class_weights_are_refreshed_after_so_many_steps():
     """Two epochs of three steps: after every third step is once an epoch, which is the default; the batch's differ."""
     training = replace(TRAINING, batch_size=8)
-    found = [fit("san", [replica()], training=training, refresh_steps=steps) for steps in (None, 3, 1)]
+    found = [fit("san", [trial()], training=training, refresh_steps=steps) for steps in (None, 3, 1)]
     np.testing.assert_array_equal(found[0].loss, found[1].loss)
     assert not np.array_equal(found[0].loss, found[2].loss)
-    batch = fit("san", [replica()], training=training, class_weights="batch")
+    batch = fit("san", [trial()], training=training, class_weights="batch")
     finite(batch)
     assert not any(np.array_equal(batch.loss, other.loss) for other in found)
 
@@ -145,21 +146,21 @@ def test_refreshing_needs_the_whole_target():
 @pytest.mark.parametrize("method", ["san", "pada"])
 def test_target_labels_change_nothing(method):
     spoiled = np.where(np.arange(ROWS) < 30, LABEL, np.nan)
-    assert equal(fit(method, [replica()]).variables, fit(method, [replica(label=spoiled)]).variables)
+    assert equal(fit(method, [trial()]).variables, fit(method, [trial(label=spoiled)]).variables)
     flipped = np.where(np.arange(ROWS) < 24, 2 - LABEL, LABEL)  # of the source, for contrast
-    assert not equal(fit(method, [replica()]).variables, fit(method, [replica(label=flipped)]).variables)
+    assert not equal(fit(method, [trial()]).variables, fit(method, [trial(label=flipped)]).variables)
 
 
 def test_target_rows_do_change_the_network_and_none_ignores_them():
     other = X.copy()
     other[30:] += 1.0
     for method, differs in (("san", True), ("none", False)):
-        same = equal(fit(method, [replica()]).variables, fit(method, [replica()], features=other).variables)
+        same = equal(fit(method, [trial()]).variables, fit(method, [trial()], features=other).variables)
         assert same != differs
 
 
 def test_without_adaptation_equal_replicas_are_trained_once():
-    found = fit("none", [replica(0), replica(1), replica(0, target=np.arange(40, 50))])
+    found = fit("none", [trial(0), trial(1), trial(0, target_train=np.arange(40, 50))])
     network = lambda i: jax.tree.map(lambda x: x[i], found.variables)
     assert equal(network(0), network(2)) and not equal(network(0), network(1))
     assert found.loss.shape == (3, 2)
@@ -167,14 +168,14 @@ def test_without_adaptation_equal_replicas_are_trained_once():
 
 @pytest.mark.parametrize("method", ["san", "pada"])
 def test_batches_of_one_class_and_a_target_of_one_row(method):
-    finite(fit(method, [replica(label=np.zeros(ROWS)), replica(target=np.arange(30, 31))]))
+    finite(fit(method, [trial(label=np.zeros(ROWS)), trial(target_train=np.arange(30, 31))]))
 
 
 @pytest.mark.parametrize("classes", [2, 50])
 def test_two_classes_and_fifty(classes):
     label = (np.arange(ROWS) % classes).astype(np.float64)
     model, adaptation = FNN((4,), outputs=classes), config("san")
-    found = fit("san", [replica(label=label)], model)
+    found = fit("san", [trial(label=label)], model)
     finite(found)
     assert score_domains(model, adaptation, found.variables, X, SEEN[None], "test")[1].shape == (1, 30, classes)
 
@@ -183,7 +184,7 @@ def test_a_domain_is_scored_with_its_own_statistics():
     shifted = X.copy()
     shifted[30:] = 4.0 * shifted[30:] + 10.0
     adaptation = config("san")
-    found = fit("san", [replica()], training=replace(TRAINING, epochs=30), features=shifted)
+    found = fit("san", [trial()], training=replace(TRAINING, epochs=30), features=shifted)
     first = found.variables["batch_stats"]["network"]["norm_0"]["mean"][0]
     means = [
         np.asarray(first[d] - network_of(found.variables, None)["params"]["hidden_0"]["dense"]["bias"][0])
@@ -206,7 +207,7 @@ def test_the_class_weights_find_the_classes_that_the_target_has():
     centres = 4.0 * np.eye(3)[label.astype(int)]
     features = (centres + rng.normal(scale=0.3, size=(100, 3))).astype(np.float32)
     adaptation = config("san", batchnorm="joint")
-    one = VectorReplica(train=np.arange(60), label=label, target=np.arange(60, 100), learning_rate=1e-2)
+    one = trial(label=label, train=np.arange(60), target_train=np.arange(60, 100))
     found = fit_adapted(FNN((8,), outputs=3), features, [one], adaptation, replace(TRAINING, epochs=20))
     logits = score_domains(
         FNN((8,), outputs=3), adaptation, found.variables, features, np.arange(60, 100)[None], "test"
@@ -216,6 +217,6 @@ def test_the_class_weights_find_the_classes_that_the_target_has():
 
 def test_what_is_refused():
     with pytest.raises(ValueError, match="needs target rows"):
-        fit("san", [replica(target=np.zeros(0, np.int64))])
+        fit("san", [trial(target_train=np.zeros(0, np.int64))])
     with pytest.raises(ValueError, match="two or more classes"):
-        fit("san", [replica()], FNN((8,), outputs=1))
+        fit("san", [trial()], FNN((8,), outputs=1))

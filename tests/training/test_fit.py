@@ -1,5 +1,6 @@
 """The loop's own logic, with the toy network in DrugBAN's place: plans, programs, signals, patience, bad batches."""
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -22,12 +23,12 @@ from jaxdti.data.pairs.buckets import Buckets, Shape, pair_batch, plan_epoch
 from jaxdti.data.pairs.table import InteractionTable
 from jaxdti.errors import Interrupted, NonFiniteLoss
 from jaxdti.evaluation.metrics import concordance_index
-from jaxdti.training import fit as loop
+from jaxdti.training import streamed
 from jaxdti.training.compilation import forget_programs
 from jaxdti.training.fit import fit
-from jaxdti.training.progress import Member, Progress, Reporter, restored_progress
-from jaxdti.training.supervised import supervised
-from jaxdti.training.task import Replica
+from jaxdti.training.progress import Reporter
+from jaxdti.training.supervised import pair_task, pair_trial, validate
+from jaxdti.training.task import class_weights, label_scale
 
 TRAIN, VALIDATION = np.arange(5, 42), np.arange(42, 60)
 LABEL = np.random.default_rng(2).integers(0, 2, 60)
@@ -52,15 +53,34 @@ PARTS = {"train": TRAIN, "validation": VALIDATION, "test": VALIDATION}
 
 
 class Memory:
-    """Checkpoints in memory; the progress goes through JSON, as on disk."""
+    """A run in memory; the progress goes through JSON, as on disk."""
 
     def __init__(self):
         self.saved = []
+        self.told = SimpleNamespace()
 
-    def save(self, step, state, best, progress):
+    def save(self, step, saved):
         assert not self.saved or step > self.saved[-1][0], "a step was saved twice"
-        arrays = jax.tree.map(np.array, (state, best))
+        *trees, progress = saved
+        arrays = jax.tree.map(np.array, trees)
         self.saved.append((step, *arrays, json.dumps(progress)))
+
+    def restored(self, state, best):
+        if not self.saved:
+            return None
+        _, *trees, progress = self.saved[-1]
+        return *jax.tree.map(jax.numpy.array, trees), json.loads(progress)
+
+    @contextlib.contextmanager
+    def reporting(self, progress, epochs):
+        self.told = told = SimpleNamespace(updates=[], epochs=[], programs=[], failed=[])
+        alone = len(progress.members) == 1
+        yield Reporter(
+            update=lambda line: told.updates.append(copy.deepcopy(line)),
+            epoch=lambda i, record: told.epochs.append(record if alone else (i, record)),
+            failed=lambda i, reason: told.failed.append((i, reason)),
+            compiled=lambda name, seconds: told.programs.append(name),
+        )
 
 
 @pytest.fixture
@@ -82,60 +102,44 @@ def problem(toy):
         scorer=None,
         label=LABEL,
         task="classification",
-        resuming=False,
         tx=TX,
         rates=None,
         **training,
     ):
-        """One replica for each dictionary of ``settings``."""
+        """One trial for each dictionary of ``settings``; ``memory``, if it holds anything, is continued."""
         memory = memory or Memory()
         table = make_table(label)
         training = {"epochs": 4, "batch_size": 5, "chunk_steps": 1} | training
         configs = [Config(task=task, training=TrainingConfig(**training | setting)) for setting in settings]
-        parts = parts or [PARTS] * len(configs)
-        replicas = [Replica(config, part) for config, part in zip(configs, parts, strict=True)]
+        parts, rates = parts or [PARTS] * len(configs), rates or [0.25] * len(configs)
+        trials = [
+            dataclasses.replace(pair_trial(config, table, part), hyper={"dropout": rate})
+            for config, part, rate in zip(configs, parts, rates, strict=True)
+        ]
 
         def score(variables, rows):
             drug, protein = (np.asarray(variables["params"][name]) for name in ("drug", "protein"))
             return np.sum(drug[table.drug[rows]] * protein[table.protein[rows]], axis=-1)
 
-        rates = rates or [0.25] * len(configs)
-        states = [toy.init(tx, c.training.seed, rate) for c, rate in zip(configs, rates, strict=True)]
-        state, progress = jax.tree.map(lambda *x: jax.numpy.stack(x), *states), Progress([Member() for _ in configs])
-        best = {"params": state.params, "batch_stats": state.batch_stats}
-        if resuming:
-            _, state, best, saved = memory.saved[-1]
-            state, best = jax.tree.map(jax.numpy.array, (state, best))
-            progress = restored_progress(json.loads(saved))
-        best = jax.tree.map(lambda x: x.copy(), best)
-        told = SimpleNamespace(updates=[], epochs=[], programs=[], failed=[])
-        report = Reporter(
-            update=lambda line: told.updates.append(copy.deepcopy(line)),
-            epoch=lambda i, record: told.epochs.append(record if len(configs) == 1 else (i, record)),
-            failed=lambda i, reason: told.failed.append((i, reason)),
-            compiled=lambda name, seconds: told.programs.append(name),
-        )
-        method = dataclasses.replace(
-            supervised(replicas, table, BUCKETS, configs[0].training.chunk_steps),
+        def init(seed):
+            state = toy.init(tx, seed)
+            return {"params": state.params, "batch_stats": state.batch_stats}
+
+        steps = configs[0].training.chunk_steps
+        plain = pair_task(configs[0], trials, table, None, BUCKETS, scorer or score, steps)
+        plain.plan.batch = lambda rows: recorded(table, rows)
+        toys = dataclasses.replace(
+            plain,
+            init=init,
             objective=lambda *arguments: toy.objective,
-            batch=lambda rows: recorded(table, rows),
+            optimizer=lambda config, steps: tx,
             key=(toy.objective, tx),  # so that a program is compiled once for all tests
         )
-        state, best, progress = fit(
-            replicas,
-            method,
-            table,
-            None,
-            BUCKETS,
-            scorer or score,
-            tx,
-            state,
-            best,
-            progress,
-            memory,
-            report,  # type: ignore[arg-type]
+        result = fit(toys, trials, configs[0].training, run=memory)
+        state = memory.saved[-1][1]
+        return SimpleNamespace(
+            state=state, best=result.variables, progress=result.progress, told=memory.told, memory=memory, result=result
         )
-        return SimpleNamespace(state=state, best=best, progress=progress, told=told, memory=memory)
 
     def run(memory=None, *, rate=0.25, **settings):
         result = run_many([{}], memory, rates=[rate], **settings)
@@ -174,9 +178,9 @@ def test_the_epochs_loss_is_the_mean_over_its_pairs(problem):
 
 
 def test_how_often_the_host_looks_changes_nothing(problem, monkeypatch):
-    monkeypatch.setattr(loop, "_CONTACT_SECONDS", 1e9)
+    monkeypatch.setattr(streamed, "_CONTACT_SECONDS", 1e9)
     seldom = problem.run(epochs=2)
-    monkeypatch.setattr(loop, "_CONTACT_SECONDS", -1.0)
+    monkeypatch.setattr(streamed, "_CONTACT_SECONDS", -1.0)
     often = problem.run(epochs=2)
     assert len(seldom.told.updates) == 2 and len(often.told.updates) == 16
     chex.assert_trees_all_equal((often.state, often.best), (seldom.state, seldom.best))
@@ -185,15 +189,15 @@ def test_how_often_the_host_looks_changes_nothing(problem, monkeypatch):
 
 def test_a_slow_device_is_looked_at_as_often_as_a_slow_host(problem, monkeypatch):
     """The host queues chunks at once; their time shows only where it waits for them."""
-    looks, collect = [], loop._collect
+    looks, collect = [], streamed._collect
 
     def slow(progress, pending):
         looks.append(len(pending))
         time.sleep(0.05 * len(pending))
         collect(progress, pending)
 
-    monkeypatch.setattr(loop, "_collect", slow)
-    monkeypatch.setattr(loop, "_CONTACT_SECONDS", 0.12)
+    monkeypatch.setattr(streamed, "_collect", slow)
+    monkeypatch.setattr(streamed, "_CONTACT_SECONDS", 0.12)
     problem.hook.before = lambda number, rows: number == 1 and time.sleep(0.2)  # so that a first look comes soon
     problem.run(epochs=1, batch_size=2)
     assert sum(looks) >= 19 and max(looks[1:]) <= 3
@@ -232,7 +236,7 @@ def test_the_bad_batch_is_named(problem, steps, epoch, resumed):
             problem.run(memory, chunk_steps=steps)
         assert json.loads(memory.saved[-1][-1])["chunk"] == 1
     with pytest.raises(NonFiniteLoss) as error:
-        problem.run(memory, chunk_steps=steps, resuming=resumed)
+        problem.run(memory, chunk_steps=steps)
     counted = sum(bool((batch >= 0).any()) for chunk in problem.chunks for batch in chunk[0])
     rows = bad[bad >= 0]
     assert str(error.value).startswith(
@@ -301,10 +305,10 @@ def test_patience_and_the_best_weights_survive_resuming(problem):
     with pytest.raises(Interrupted):
         problem.run(memory, scorer=scripted(values), epochs=6, patience=3)
     assert len(memory.saved) == 4 and json.loads(memory.saved[-1][-1])["epoch"] == 3
-    result = problem.run(memory, scorer=scripted(values[3:]), epochs=6, patience=3, resuming=True)
+    result = problem.run(memory, scorer=scripted(values[3:]), epochs=6, patience=3)
     chex.assert_trees_all_equal((result.state, result.best), (unbroken.state, unbroken.best))
     assert without_times(result.member.history) == without_times(unbroken.member.history)
-    finished = problem.run(memory, scorer=scripted([]), epochs=6, patience=3, resuming=True)
+    finished = problem.run(memory, scorer=scripted([]), epochs=6, patience=3)
     assert finished.progress == result.progress and not finished.told.epochs and not finished.told.programs
     chex.assert_trees_all_equal((finished.state, finished.best), (result.state, result.best))
 
@@ -330,7 +334,7 @@ def test_a_signal_saves_at_the_chunks_end_and_resuming_repeats_the_unbroken_run(
         problem.run(memory)
     assert stop.value.signal == number and len(problem.chunks) == chunk + 1 == memory.saved[-1][0]
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
-    result = problem.run(memory, resuming=True)
+    result = problem.run(memory)
     assert len(problem.chunks) == 32
     chex.assert_trees_all_equal((result.state, result.best), (unbroken.state, unbroken.best))
     assert without_times(result.member.history) == without_times(unbroken.member.history)
@@ -362,29 +366,30 @@ def test_class_weights_are_the_balanced_ones_of_scikit_learn():
     label = (np.arange(60) % 5 == 0).astype(int)
     config = Config(training=TrainingConfig(class_weight=True))
     expected = compute_class_weight("balanced", classes=np.array([0, 1]), y=label[TRAIN])
-    np.testing.assert_allclose(loop.class_weights(make_table(label), Replica(config, PARTS)), expected, rtol=1e-6)
-    assert loop.class_weights(make_table(label), Replica(Config(), PARTS)) == (1.0, 1.0)
-    assert loop.class_weights(make_table(np.ones(60)), Replica(config, PARTS)) == (1.0, 1.0)
+    np.testing.assert_allclose(class_weights(pair_trial(config, make_table(label), PARTS)), expected, rtol=1e-6)
+    assert class_weights(pair_trial(Config(), make_table(label), PARTS)) == (1.0, 1.0)
+    assert class_weights(pair_trial(config, make_table(np.ones(60)), PARTS)) == (1.0, 1.0)
 
 
 def test_labels_are_standardised_by_the_training_part_alone():
     label = np.random.default_rng(0).normal(6, 2, 60).astype(np.float32)
-    regression = Replica(Config(task="regression"), PARTS)
-    mean, sd = loop.label_scale(make_table(label), regression)
+    scale = lambda label, task="regression": label_scale(pair_trial(Config(task=task), make_table(label), PARTS), task)
+    mean, sd = scale(label)
     assert mean == pytest.approx(label[TRAIN].mean(), rel=1e-6) and sd == pytest.approx(label[TRAIN].std(), rel=1e-6)
-    assert loop.label_scale(make_table(np.full(60, 7.0)), regression) == (7.0, 1.0)
-    assert loop.label_scale(make_table(label), Replica(Config(), PARTS)) == (0.0, 1.0)
+    assert scale(np.full(60, 7.0)) == (7.0, 1.0)
+    assert scale(label, "classification") == (0.0, 1.0)
 
 
 def test_validation_metrics_are_those_of_the_labels_own_unit():
     score = np.random.default_rng(1).normal(size=18).astype(np.float32)
-    found = loop.validate(make_table(LABEL), "classification", (0.0, 1.0), VALIDATION, score)
+    found = validate(make_table(LABEL), "classification", (0.0, 1.0), VALIDATION, score)
     label = LABEL[VALIDATION]
     expected = {"auroc": roc_auc_score(label, score), "auprc": average_precision_score(label, score)}
     assert found == pytest.approx(expected)
     affinity = np.random.default_rng(2).normal(6, 2, 60).astype(np.float32)
-    scale = loop.label_scale(make_table(affinity), Replica(Config(task="regression"), PARTS))
-    found = loop.validate(make_table(affinity), "regression", scale, VALIDATION, score)
+    config = Config(task="regression")
+    scale = label_scale(pair_trial(config, make_table(affinity), PARTS), "regression")
+    found = validate(make_table(affinity), "regression", scale, VALIDATION, score)
     prediction = score * affinity[TRAIN].std() + affinity[TRAIN].mean()
     mse = np.mean((prediction - affinity[VALIDATION]) ** 2)
     expected = {"concordance_index": concordance_index(affinity[VALIDATION], score), "mse": mse}
@@ -496,7 +501,7 @@ def test_replicas_resume_as_unbroken(problem):
     memory = Memory()
     with pytest.raises(Interrupted):
         problem.run_many(SETTINGS, memory, rates=RATES)
-    result = problem.run_many(SETTINGS, memory, rates=RATES, resuming=True)
+    result = problem.run_many(SETTINGS, memory, rates=RATES)
     chex.assert_trees_all_equal((result.state, result.best), (unbroken.state, unbroken.best))
     for one, other in zip(result.progress.members, unbroken.progress.members, strict=True):
         assert without_times(one.history) == without_times(other.history)

@@ -18,10 +18,8 @@ from jaxdti.config import save_config
 from jaxdti.data.pairs.load import load_data
 from jaxdti.errors import DataError
 from jaxdti.studies import pairs as run_module
-from jaxdti.training import fit as loop
-from jaxdti.training import task as method_module
+from jaxdti.training import fit, streamed, supervised
 from jaxdti.training.mesh import STATES, join_processes, make_mesh, put, take_replica
-from jaxdti.training.task import Replica
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,14 +32,15 @@ import jaxdti, jax, numpy as np, optax
 jax.config.update("jax_default_matmul_precision", "highest")
 from jax.sharding import Mesh
 from jaxdti.config import load_config
-from jaxdti.data.batches import Shape, pair_batch
-from jaxdti.data.interactions import DataError
-from jaxdti.data.load import load_data
-from jaxdti.training.features import host_features
+from jaxdti.data.pairs.buckets import Shape, pair_batch
+from jaxdti.data.pairs.device import host_features
+from jaxdti.data.pairs.load import load_data
+from jaxdti.errors import DataError
 from jaxdti.training.mesh import BATCHES, REPLICATED, STATES, make_mesh, over_replicas, put, take_replica
-from jaxdti.training.objectives import pair_objective
-from jaxdti.training.state import hyper_parameters, init_replicas, init_variables
+from jaxdti.models.drugban import init_variables
+from jaxdti.training.state import init_replicas
 from jaxdti.training.step import make_chunk, make_train_step
+from jaxdti.training.supervised import hyper_parameters, pair_objective
 
 config = load_config(Path(sys.argv[1]))
 data = load_data(config.data, config.task)
@@ -170,13 +169,17 @@ def contacts(tiny_config, tmp_path_factory):
 
             return counted
 
-        real_fit, real_make, real_over = run_module.fit, run_module.make_scorer, loop.over_replicas
+        real_make, real_over, real_advance = run_module.make_scorer, streamed.over_replicas, streamed.Streamed.advance
 
-        def guarded_fit(*arguments):
-            with jax.transfer_guard("disallow"):
-                state, best, progress = real_fit(*arguments)
-            left["state"] = jax.device_get((state, best))
-            return state, best, progress
+        def guarded(executor, stopped):
+            epoch = real_advance(executor, stopped)
+            while True:
+                with jax.transfer_guard("disallow"):
+                    finished = next(epoch, None)
+                if finished is None:
+                    break
+                yield finished
+            left["state"] = jax.device_get(executor.arrays())
 
         def scorer(*arguments, **settings):
             score = real_make(*arguments, **settings)
@@ -194,15 +197,16 @@ def contacts(tiny_config, tmp_path_factory):
 
         left = {}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(run_module, "fit", guarded_fit)
+            patch.setattr(streamed.Streamed, "advance", guarded)
             patch.setattr(run_module, "make_scorer", scorer)
-            patch.setattr(loop, "over_replicas", over)
-            patch.setattr(loop, "_CONTACT_SECONDS", 1e9)
-            for module, name in ((loop, "put"), (loop, "to_host"), (loop, "_collect"), (method_module, "pair_batch")):
+            patch.setattr(streamed, "over_replicas", over)
+            patch.setattr(streamed, "_CONTACT_SECONDS", 1e9)
+            counted = ((streamed, "put"), (streamed, "to_host"), (fit, "to_host"), (streamed, "_collect"))
+            for module, name in (*counted, (supervised, "pair_batch")):
                 patch.setattr(module, name, counting(name, getattr(module, name)))
             with log.at_level("DEBUG", "jax._src.dispatch"):
                 log.clear()
-                run_module.fit_replicas([Replica(config, dataset.parts)], dataset, tmp_path_factory.mktemp("run"))
+                run_module.fit_pairs([config], dataset, tmp_path_factory.mktemp("run"))
                 messages = [record.getMessage() for record in log.records]
         found = (re.match(r"Finished XLA compilation of (?:jit\()?(\w+)", message) for message in messages)
         return SimpleNamespace(counts=counts, programs=Counter(m[1] for m in found if m), state=left["state"])

@@ -1,5 +1,8 @@
 """Networks on feature vectors: learning, replicas of any size together as alone, early stopping, what is refused."""
 
+import json
+import os
+import signal
 from dataclasses import replace
 from functools import partial
 
@@ -11,12 +14,16 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from jaxdti.config import TrainingConfig
+from jaxdti.errors import Interrupted
 from jaxdti.models.fnn import FNN, init_fnn
-from jaxdti.training import resident as vectors
+from jaxdti.training import resident
+from jaxdti.training.fit import fit as training_fit
+from jaxdti.training.plans import EvenPlan
 from jaxdti.training.replicas import predict_vectors
-from jaxdti.training.resident import fit_vectors
+from jaxdti.training.run_folder import open_run
 from jaxdti.training.selection import masked_auroc
-from jaxdti.training.task import VectorReplica
+from jaxdti.training.supervised import row_task
+from jaxdti.training.task import Trial
 
 INPUTS, ROWS = 6, 90
 MODEL = FNN((8,))
@@ -30,27 +37,35 @@ VALUE = 50 + 7 * X[:, 3]
 
 @pytest.fixture(params=[True, False], ids=["one by one", "vmap"])
 def form(request, monkeypatch):
-    monkeypatch.setattr(vectors, "runs_one_by_one", lambda *_: request.param)
+    monkeypatch.setattr(resident, "runs_one_by_one", lambda *_: request.param)
 
 
-def replica(seed=0, size=40, label=BINARY, **settings):
+def trial(seed=0, size=40, label=BINARY, **settings):
+    """Fields of the trial, its hyper-parameters and its rows by name."""
     rows = np.random.default_rng(seed).permutation(ROWS)
-    given = {"train": rows[:size], "validation": rows[60:], "dropout": 0.1, "learning_rate": 1e-2, "label": label}
-    return VectorReplica(**(given | {"seed": seed} | settings))
+    values = {"train": rows[:size], "validation": rows[60:], "dropout": 0.1, "learning_rate": 1e-2} | settings
+    parts = {part: values.pop(part) for part in ("train", "validation")}
+    hyper = {name: values.pop(name) for name in ("dropout", "learning_rate")}
+    return Trial(rows=parts, label=label, seed=seed, hyper=hyper, **values)
 
 
-def fit(replicas, model=MODEL, config=CONFIG, features=X, **settings):
-    return fit_vectors(model, partial(init_fnn, model, INPUTS), features, replicas, config, **settings)
+def task_of(trials, model=MODEL, config=CONFIG, features=X, **settings):
+    return row_task(model, partial(init_fnn, model, INPUTS), features, trials, config.batch_size, **settings)
+
+
+def fit(trials, model=MODEL, config=CONFIG, features=X, *, run=None, start=None, progress=None, **settings):
+    task = task_of(trials, model, config, features, **settings)
+    return training_fit(task, trials, config, run=run, start=start, progress=progress)
 
 
 def members():
     """Different sizes, epochs, rates and labels: one batch and five, a last batch that is not full."""
     flipped = np.where(np.arange(ROWS) < 60, 1 - BINARY, BINARY)
     return [
-        replica(0, 40),
-        replica(1, 2, dropout=0.4),
-        replica(2, 57, learning_rate=3e-2, class_weight=True),
-        replica(3, 17, label=flipped, epochs=2, validation=np.arange(60, 81)),
+        trial(0, 40),
+        trial(1, 2, dropout=0.4),
+        trial(2, 57, learning_rate=3e-2, class_weight=True),
+        trial(3, 17, label=flipped, epochs=2, validation=np.arange(60, 81)),
     ]
 
 
@@ -80,7 +95,7 @@ def test_replicas_together_equal_each_alone(form):
 def test_both_forms_agree(select, monkeypatch):
     found = []
     for one_by_one in (True, False):
-        monkeypatch.setattr(vectors, "runs_one_by_one", lambda *_, value=one_by_one: value)
+        monkeypatch.setattr(resident, "runs_one_by_one", lambda *_, value=one_by_one: value)
         found.append(fit(members(), select=select))
     same(found[0].variables, found[1].variables)
     np.testing.assert_array_equal(found[0].best_epoch, found[1].best_epoch)
@@ -89,9 +104,9 @@ def test_both_forms_agree(select, monkeypatch):
 
 @pytest.mark.usefixtures("steady")
 def test_own_features_of_each_replica_equal_shared_ones(form):
-    replicas = [replica(0), replica(1)]
+    replicas = [trial(0), trial(1)]
     own = np.stack([X, X[::-1]])
-    mirrored = replace(replicas[1], train=ROWS - 1 - replicas[1].train, validation=ROWS - 1 - replicas[1].validation)
+    mirrored = replace(replicas[1], rows={part: ROWS - 1 - rows for part, rows in replicas[1].rows.items()})
     # The order of training depends on the seed and on the order of ``train``, which is mirrored likewise.
     mirrored = replace(mirrored, label=BINARY[::-1])
     shared = fit(replicas, select="auroc")
@@ -107,14 +122,14 @@ def test_it_learns_two_classes_many_classes_and_values():
     config, seen, rest = replace(CONFIG, epochs=100), np.arange(60), np.arange(60, 90)
     score = lambda model, found: predict_vectors(model, found.variables, X, rest)[0]
     plain = {"train": seen, "validation": rest, "dropout": 0.0}
-    binary = fit([replica(**plain)], config=config, select="auroc")
+    binary = fit([trial(**plain)], config=config, select="auroc")
     assert roc_auc_score(BINARY[rest], score(MODEL, binary)[:, 0]) > 0.95
     assert binary.loss[0, -1] < 0.5 * binary.loss[0, 0]
     classes = MODEL.clone(outputs=3)
-    found = fit([replica(label=CLASSES, **plain)], classes, config, select="accuracy")
+    found = fit([trial(label=CLASSES, **plain)], classes, config, select="accuracy")
     assert np.mean(score(classes, found).argmax(-1) == CLASSES[rest]) == pytest.approx(found.best_value[0], abs=1e-6)
     assert found.best_value[0] > 0.7
-    values = fit([replica(label=VALUE, **plain)], MODEL, config, task="regression", select="loss")
+    values = fit([trial(label=VALUE, **plain)], MODEL, config, kind="regression", select="loss")
     mean, sd = values.label_scale[0]
     assert (mean, sd) == pytest.approx((VALUE[seen].mean(), VALUE[seen].std()), rel=1e-5)
     error = np.mean((score(MODEL, values)[:, 0] * sd + mean - VALUE[rest]) ** 2)
@@ -126,7 +141,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_replica_alone(form):
     config = replace(CONFIG, epochs=12, patience=2)
     wrong = np.where(np.arange(ROWS) < 60, BINARY, 1 - BINARY)  # the more it learns, the worse its validation
     rows = {"train": np.arange(60), "validation": np.arange(60, 90), "dropout": 0.0}
-    found = fit([replica(label=wrong, **rows), replica(**rows)], config=config, select="auroc")
+    found = fit([trial(label=wrong, **rows), trial(**rows)], config=config, select="auroc")
     for i, label in enumerate((wrong, BINARY)):
         best = found.best_epoch[i]
         done = int(np.isfinite(found.value[i]).sum())
@@ -139,11 +154,11 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_replica_alone(form):
 
 @pytest.mark.usefixtures("steady")
 def test_replicas_that_have_stopped_leave_the_program_and_change_nothing(monkeypatch):
-    monkeypatch.setattr(vectors, "runs_one_by_one", lambda *_: False)
-    monkeypatch.setattr(vectors, "_STEPS_A_CALL", 1)  # an epoch a call
-    sizes, plan = [], vectors._plan
-    monkeypatch.setattr(vectors, "_plan", lambda replicas, *rest: sizes.append(len(replicas)) or plan(replicas, *rest))
-    replicas = [replica(seed, epochs=epochs) for seed, epochs in enumerate((1, 5, 1, 1, 3))]
+    monkeypatch.setattr(resident, "runs_one_by_one", lambda *_: False)
+    monkeypatch.setattr(resident, "_STEPS_A_CALL", 1)  # an epoch a call
+    sizes, epochs = [], EvenPlan.epochs
+    monkeypatch.setattr(EvenPlan, "epochs", lambda plan, who, *rest: sizes.append(len(who)) or epochs(plan, who, *rest))
+    replicas = [trial(seed, epochs=epochs) for seed, epochs in enumerate((1, 5, 1, 1, 3))]
     features = np.stack([X + 0.1 * seed for seed in range(5)])
     together = fit(replicas, config=replace(CONFIG, epochs=5), features=features, select="auroc")
     assert sizes == [5, 5, 2, 2, 1]
@@ -155,14 +170,14 @@ def test_replicas_that_have_stopped_leave_the_program_and_change_nothing(monkeyp
 
 
 def test_training_goes_on_from_given_variables():
-    first = fit([replica(0, epochs=1), replica(1, epochs=1)])
-    same = fit([replica(0, learning_rate=0.0), replica(1, learning_rate=0.0)], variables=first.variables)
+    first = fit([trial(0, epochs=1), trial(1, epochs=1)])
+    same = fit([trial(0, learning_rate=0.0), trial(1, learning_rate=0.0)], start=first.variables)
     chex.assert_trees_all_equal(same.variables["params"], first.variables["params"])
     assert np.any(np.asarray(same.variables["batch_stats"]["norm_0"]["mean"]) != 0)
 
 
 def test_a_replica_that_diverges_stops_alone(form):
-    found = fit([replica(0), replica(1, label=1e30 * VALUE, learning_rate=1e30)], task="regression", select="loss")
+    found = fit([trial(0), trial(1, label=1e30 * VALUE, learning_rate=1e30)], kind="regression", select="loss")
     assert found.first_bad[0] == -1 and np.isfinite(found.loss[0]).all()
     assert found.first_bad[1] >= 0 and np.isnan(found.loss[1, -1])
     assert all(np.isfinite(leaf[0]).all() for leaf in jax.tree.leaves(found.variables))
@@ -172,28 +187,73 @@ def test_rows_out_of_the_training_set_change_nothing(form):
     rows = np.arange(30)
     dirty = X.copy()
     dirty[30:] = np.nan
-    clean, other = (fit([replica(train=rows)], features=features) for features in (X, dirty))
+    clean, other = (fit([trial(train=rows)], features=features) for features in (X, dirty))
     chex.assert_trees_all_equal(clean.variables, other.variables)
 
 
 def test_progress_is_told_and_may_end_the_training(form):
     seen = []
 
-    def progress(done, loss, value):
-        seen.append((done, loss.shape, value.shape))
-        if done >= 20:
+    def progress(course):
+        seen.append((course.epoch, course.trained_rows))
+        if course.epoch >= 20:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        fit([replica(0), replica(1)], config=replace(CONFIG, epochs=50), progress=progress)
-    assert seen == [(10, (2, 10), (2, 10)), (20, (2, 20), (2, 20))]  # epochs of three steps
+        fit([trial(0), trial(1)], config=replace(CONFIG, epochs=50), progress=progress)
+    assert seen == [(10, 800), (20, 1600)]  # epochs of three steps
 
 
-def test_equal_shapes_compile_once(form, monkeypatch):
+def test_equal_shapes_compile_once(form):
     config = replace(CONFIG, epochs=3)
-    fit([replica(0)], config=config, select="auroc")
-    monkeypatch.setattr(vectors, "vector_objective", None)  # a new trace would call it
-    fit([replica(1, 39)], config=config, select="auroc")
+    fit([trial(0)], config=config, select="auroc")
+    task = replace(task_of([trial(1, 39)], config=config, select="auroc"), objective=None)  # a new trace would call it
+    training_fit(task, [trial(1, 39)], config)
+
+
+def interrupt_after(epoch):
+    return lambda course: os.kill(os.getpid(), signal.SIGTERM) if course.epoch == epoch else None
+
+
+def test_a_training_that_was_stopped_repeats_an_unbroken_one(form, monkeypatch, tmp_path):
+    """With trials that have left the program, and one that waits for a better epoch."""
+    monkeypatch.setattr(resident, "_STEPS_A_CALL", 1)  # an epoch a call
+    config = replace(CONFIG, epochs=8, patience=4)
+    trials = [trial(seed, epochs=epochs) for seed, epochs in enumerate((2, 8, 1, 2, 8))]
+    unbroken = fit(trials, config=config, select="auroc")
+    for epoch in (1, 5):
+        with open_run(tmp_path, quiet=True) as run, pytest.raises(Interrupted):
+            fit(trials, config=config, select="auroc", run=run, progress=interrupt_after(epoch))
+    with open_run(tmp_path, quiet=True) as run:
+        resumed = fit(trials, config=config, select="auroc", run=run)
+    for name in ("variables", "best_epoch", "best_value", "first_bad", "loss", "value"):
+        chex.assert_trees_all_equal(getattr(resumed, name), getattr(unbroken, name))
+    assert resumed.progress.trained_rows == unbroken.progress.trained_rows == 40 * np.isfinite(unbroken.loss).sum()
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(records) == np.isfinite(unbroken.loss).sum()
+    for record in records:
+        i, epoch = record["replica"], record["epoch"] - 1
+        assert record["loss"] == unbroken.loss[i, epoch] and record["validation_auroc"] == unbroken.value[i, epoch]
+
+
+def test_a_training_that_was_killed_goes_on_from_its_last_checkpoint(monkeypatch, tmp_path):
+    monkeypatch.setattr(resident.Resident, "save_seconds", 0.0)  # else once a minute
+    config, trials = replace(CONFIG, epochs=30), [trial(0), trial(1)]
+    seen = []
+
+    def killed(course):
+        seen.append(course.epoch)
+        if course.epoch == 20:
+            raise MemoryError
+
+    with open_run(tmp_path, quiet=True) as run, pytest.raises(MemoryError):
+        fit(trials, config=config, run=run, progress=killed)
+    with open_run(tmp_path, quiet=True) as run:
+        resumed = fit(trials, config=config, run=run, progress=lambda course: seen.append(course.epoch))
+    assert seen == [10, 20, 20, 30]  # the second call was told before it was saved
+    chex.assert_trees_all_equal(resumed.variables, fit(trials, config=config).variables)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == np.repeat(np.arange(1, 31), 2).tolist()
 
 
 def test_masked_auroc_matches_scikit_learn_and_leaves_masked_rows_out():
@@ -210,12 +270,16 @@ def test_masked_auroc_matches_scikit_learn_and_leaves_masked_rows_out():
 @pytest.mark.parametrize(
     "replicas, settings, message",
     [
-        ([], {}, "no replica given"),
-        ([replica(train=np.arange(0))], {}, "replica 0: no training row"),
-        ([replica(), replica(validation=np.arange(0))], {"select": "auroc"}, "replica 1: select='auroc' needs"),
-        ([replica(label=np.where(X[:, 0] > 0, np.nan, 1))], {}, "train rows have no label"),
-        ([replica()], {"select": "auroc", "task": "regression"}, "task='regression', select='auroc': choose from"),
-        ([replica()], {"select": "f1"}, "select='f1': choose from"),
+        ([], {}, "no trial given"),
+        ([trial(train=np.arange(0))], {}, "trial 0: no training row"),
+        (
+            [trial(), trial(validation=np.arange(0))],
+            {"select": "auroc"},
+            "trial 1: selection by validation_auroc needs",
+        ),
+        ([trial(label=np.where(X[:, 0] > 0, np.nan, 1))], {}, "train rows have no label"),
+        ([trial()], {"select": "auroc", "task": "regression"}, "kind='regression', select='auroc': choose from"),
+        ([trial()], {"select": "f1"}, "select='f1': choose from"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(replicas, settings, message):

@@ -15,11 +15,11 @@ from jaxdti.config import AdaptationConfig, TrainingConfig
 from jaxdti.evaluation import selection
 from jaxdti.evaluation.selection import deep_embedded_validation, importance_weights, prediction_information
 from jaxdti.models.fnn import FNN
+from jaxdti.studies.adapted_rows import fit_adapted
 from jaxdti.studies.vectors import score_domains
-from jaxdti.training import resident as vectors
-from jaxdti.training.adapted_vectors import fit_adapted
+from jaxdti.training import resident
 from jaxdti.training.selection import masked_deep_embedded_validation, masked_importance_weights, masked_information
-from jaxdti.training.task import VectorReplica
+from jaxdti.training.task import Trial
 
 RNG = np.random.default_rng(0)
 TARGET_SELECTIONS = ("information", "importance")
@@ -80,14 +80,14 @@ def test_the_risk_is_that_of_numpy(rows, spread):
     assert found == pytest.approx(deep_embedded_validation(loss, weight), rel=1e-3, abs=1e-3)
 
 
-def replica(seed=0, **settings):
-    rows = {"train": np.arange(28), "validation": np.arange(28, 40), "target": np.arange(40, 60)}
-    return VectorReplica(**({"label": LABEL, "seed": seed, "learning_rate": 3e-2, **rows} | settings))
+def trial(seed=0, label=LABEL, learning_rate=3e-2, **parts):
+    rows = {"train": np.arange(28), "validation": np.arange(28, 40), "target_train": np.arange(40, 60)} | parts
+    return Trial(rows=rows, label=label, seed=seed, hyper={"learning_rate": learning_rate})
 
 
 REPLICAS = (
-    replica(0),
-    replica(1, target=np.arange(40, 47), train=np.arange(21), validation=np.arange(28, 33)),
+    trial(0),
+    trial(1, target_train=np.arange(40, 47), train=np.arange(21), validation=np.arange(28, 33)),
 )
 
 
@@ -113,13 +113,17 @@ def test_the_value_is_that_of_the_network_that_is_kept(method, batchnorm, select
         assert len(set(found.value[r])) == TRAINING.epochs
         (source, _), (points, logits), (target, of_target) = (
             [x[r].astype(np.float64) for x in score_domains(MODEL, adaptation, found.variables, X, [own] * 2, part)]
-            for part, own in (("train", rows.train), ("validation", rows.validation), ("target_train", rows.target))
+            for part, own in (
+                ("train", rows.rows["train"]),
+                ("validation", rows.rows["validation"]),
+                ("target_train", rows.rows["target_train"]),
+            )
         )
         if select == "information":
             p = softmax(of_target, -1)
             expected = entropy(p.mean(0)) - entropy(p, axis=1).mean()
         else:
-            loss = -np.log(softmax(logits, -1)[np.arange(len(logits)), LABEL[rows.validation].astype(int)])
+            loss = -np.log(softmax(logits, -1)[np.arange(len(logits)), LABEL[rows.rows["validation"]].astype(int)])
             expected = -deep_embedded_validation(loss, importance_weights(source, target, points))
         assert found.best_value[r] == pytest.approx(expected, rel=5e-3)
 
@@ -129,7 +133,7 @@ def test_the_value_is_that_of_the_network_that_is_kept(method, batchnorm, select
 def test_by_vmap_as_one_by_one(select, monkeypatch):
     found = []
     for one_by_one in (True, False):
-        monkeypatch.setattr(vectors, "runs_one_by_one", lambda *_, value=one_by_one: value)
+        monkeypatch.setattr(resident, "runs_one_by_one", lambda *_, value=one_by_one: value)
         found.append(fit("none", select, REPLICAS)[0])
     np.testing.assert_allclose(found[0].value, found[1].value, rtol=2e-3, atol=1e-4)
     np.testing.assert_array_equal(found[0].best_epoch, found[1].best_epoch)
@@ -139,19 +143,19 @@ def test_by_vmap_as_one_by_one(select, monkeypatch):
 @pytest.mark.parametrize("method", ["none", "coral"])
 def test_target_labels_select_nothing_but_target_rows_do(method, select):
     found, spoiled = (
-        fit(method, select, [replica(label=label)])[0] for label in (LABEL, np.where(np.arange(70) < 40, LABEL, np.nan))
+        fit(method, select, [trial(label=label)])[0] for label in (LABEL, np.where(np.arange(70) < 40, LABEL, np.nan))
     )
     np.testing.assert_array_equal(found.value, spoiled.value)
     jax.tree.map(np.testing.assert_array_equal, found.variables, spoiled.variables)
     moved = X.copy()
     moved[40:60] *= -2.0
-    assert not np.array_equal(fit(method, select, [replica()], features=moved)[0].value, found.value)
-    flipped = fit(method, select, [replica(label=np.where(np.arange(70) >= 28, 2 - LABEL, LABEL))])[0]
+    assert not np.array_equal(fit(method, select, [trial()], features=moved)[0].value, found.value)
+    flipped = fit(method, select, [trial(label=np.where(np.arange(70) >= 28, 2 - LABEL, LABEL))])[0]
     assert np.array_equal(flipped.value, found.value) == (select == "information")  # labels of validation rows
 
 
 def test_without_adaptation_targets_select_among_the_same_weights():
-    replicas = [replica(), replica(target=np.arange(60, 70))]
+    replicas = [trial(), trial(target_train=np.arange(60, 70))]
     found, _ = fit("none", "information", replicas)
     np.testing.assert_array_equal(found.loss[0], found.loss[1])
     assert not np.array_equal(found.value[0], found.value[1])
@@ -159,13 +163,13 @@ def test_without_adaptation_targets_select_among_the_same_weights():
 
 def test_patience_counts_the_epochs_since_the_best_one():
     training = replace(TRAINING, epochs=40, patience=2)
-    found, _ = fit("none", "importance", [replica(learning_rate=0.1)], training)
+    found, _ = fit("none", "importance", [trial(learning_rate=0.1)], training)
     trained = np.isfinite(found.loss[0]).sum()
     assert trained < 40 and found.best_epoch[0] == trained - 2
 
 
 def test_selection_by_the_target_needs_target_rows():
-    with pytest.raises(ValueError, match="replica 0: selection by a function needs target rows"):
-        fit("none", "information", [replica(target=np.zeros(0, np.int64))])
+    with pytest.raises(ValueError, match="trial 0: selection by selection_information needs target_train rows"):
+        fit("none", "information", [trial(target_train=np.zeros(0, np.int64))])
     with pytest.raises(ValueError, match="choose from"):
-        fit("none", "informed", [replica()])
+        fit("none", "informed", [trial()])

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxdti.training.objectives
+import jaxdti.training.supervised
 from jaxdti.config import Config, ModelConfig
 from jaxdti.data.pairs.buckets import PairBatch, Shape
-from jaxdti.training.objective import affinity_loss, binding_loss, masked_mean
+from jaxdti.layers.means import masked_mean
+from jaxdti.training.objective import affinity_loss, binding_loss
 from jaxdti.training.supervised import hyper_parameters, pair_objective
 
 ROWS = 7
@@ -95,7 +96,7 @@ class NoFeatures:
 
 def run_objective(monkeypatch, task, logits, labels, **traced):
     """Loss, gradient with respect to the logits, statistics and metrics."""
-    monkeypatch.setattr(jaxdti.training.objectives, "DrugBAN", OneLogitARow)
+    monkeypatch.setattr(jaxdti.training.supervised, "DrugBAN", OneLogitARow)
     features: object = NoFeatures()
     objective = pair_objective(ModelConfig(), task, features, Shape(1, 1, 1))  # pyright: ignore
     batch = PairBatch(drug=np.zeros(ROWS, np.int32), protein=np.zeros(ROWS, np.int32), label=labels, row_mask=MASK)

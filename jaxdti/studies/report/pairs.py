@@ -27,8 +27,7 @@ from jaxdti.files import write_json
 from jaxdti.inference.trained import load_run, write_model_card
 from jaxdti.training.checkpoints import save_weights
 from jaxdti.training.progress import Progress, _duration
-from jaxdti.training.supervised import class_weights, label_scale
-from jaxdti.training.task import Method, Replica, Scorer, Variables
+from jaxdti.training.task import Scorer, Trial, Variables, class_weights, label_scale
 
 SCORED_PARTS = ("validation", "test")
 SOURCE_ONLY, SCRATCH = "source_only", "scratch"  # folders of the runs to compare with, and names in the summary
@@ -37,10 +36,11 @@ _LEAST_POINTS, _MOST_POINTS = 8, 1000  # pairs of each domain, to tell how far t
 
 @dataclass(frozen=True)
 class Fitted:
-    """Replicas after training, with the variables of the best validation epoch of each."""
+    """Trials after training, with the variables of the best validation epoch of each."""
 
-    replicas: Sequence[Replica]
-    method: Method
+    configs: Sequence[Config]
+    trials: Sequence[Trial]
+    scored: Callable[[Variables, str], Variables]  # from what a trial trained: the network that scores a part
     scorer: Scorer
     joint: Callable[[Variables, np.ndarray], np.ndarray]  # network, table rows -> joint features float32 [N, F]
     variables: Sequence[Variables]
@@ -48,7 +48,7 @@ class Fitted:
 
     def network(self, i: int, part: str) -> Variables:
         """The network of replica ``i`` that scores a part."""
-        return self.method.network(self.variables[i], part)
+        return self.scored(self.variables[i], part)
 
 
 def write_results(
@@ -164,38 +164,37 @@ def _sample(rows: np.ndarray) -> np.ndarray:
 
 def write_member(output: Path, dataset: Dataset, fitted: Fitted, i: int) -> dict[str, Any]:
     """Writes weights, model card and predictions of replica ``i``; returns its metrics."""
-    replica, member, table = fitted.replicas[i], fitted.progress.members[i], dataset.table
-    config = replica.config
-    mean, sd = label_scale(table, replica)
+    config, trial, member = fitted.configs[i], fitted.trials[i], fitted.progress.members[i]
+    mean, sd = label_scale(trial, config.task)
     scores = _scores(fitted, i, dataset)
-    low, high = class_weights(table, replica)
-    calibration = calibrate(config, dataset, replica.parts, scores, float(np.log(high / low)))
+    low, high = class_weights(trial)
+    calibration = calibrate(config, dataset, trial.rows, scores, float(np.log(high / low)))
     save_weights(output / "weights", fitted.network(i, "test"))
     write_model_card(output, config.task, (mean, sd), calibration, calibrated=config.task == "classification")
-    write_table(_predictions(config, dataset, replica.parts, scores, calibration), output / "predictions.parquet")
-    metrics = evaluate_parts(config, dataset, replica.parts, scores, calibration)
+    write_table(_predictions(config, dataset, trial.rows, scores, calibration), output / "predictions.parquet")
+    metrics = evaluate_parts(config, dataset, trial.rows, scores, calibration)
     return metrics | {"epochs": member.last_epoch, "best_epoch": member.best_epoch}
 
 
 def _write_ensemble(config: Config, output: Path, dataset: Dataset, fitted: Fitted) -> dict[str, Any]:
     """Every replica that did not fail in a directory of its own, and the mean of their scores in ``output``."""
     rows, scores = [], []
-    for i, (replica, member) in enumerate(zip(fitted.replicas, fitted.progress.members, strict=True)):
-        row: dict[str, Any] = {"replica": i, "seed": replica.config.training.seed}
+    for i, (own, member) in enumerate(zip(fitted.configs, fitted.progress.members, strict=True)):
+        row: dict[str, Any] = {"replica": i, "seed": own.training.seed}
         if member.failed:
             rows.append(row | {"failed": member.failed})
             continue
         folder = output / "replicas" / str(i)
         folder.mkdir(parents=True, exist_ok=True)
-        save_config(replica.config, folder / "config.yaml")
+        save_config(own, folder / "config.yaml")
         row |= write_member(folder, dataset, fitted, i)
         write_json(folder / "summary.json", json_ready(row))
         rows.append(row)
         scores.append(_scores(fitted, i, dataset))
-    parts, kept = fitted.replicas[0].parts, [row for row in rows if "failed" not in row]
+    parts, kept = fitted.trials[0].rows, [row for row in rows if "failed" not in row]
     mean = {part: np.mean([each[part] for each in scores], axis=0) for part in SCORED_PARTS}
     spread = {part: np.std([each[part] for each in scores], axis=0) for part in SCORED_PARTS}
-    low, high = class_weights(dataset.table, fitted.replicas[0])
+    low, high = class_weights(fitted.trials[0])
     calibration = calibrate(config, dataset, parts, mean, float(np.log(high / low)))
     write_model_card(output, config.task, (0.0, 1.0), calibration, calibrated=config.task == "classification")
     write_table(_predictions(config, dataset, parts, mean, calibration, spread), output / "predictions.parquet")
@@ -218,9 +217,9 @@ def _mean_and_sd(metrics: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
 
 def _scores(fitted: Fitted, i: int, dataset: Dataset) -> dict[str, np.ndarray]:
     """Logits, or affinities in the unit of the labels, of replica ``i``: float64 by part."""
-    replica = fitted.replicas[i]
-    mean, sd = label_scale(dataset.table, replica)
-    score = lambda part: fitted.scorer(fitted.network(i, part), replica.parts[part]).astype(np.float64)
+    trial = fitted.trials[i]
+    mean, sd = label_scale(trial, fitted.configs[i].task)
+    score = lambda part: fitted.scorer(fitted.network(i, part), trial.rows[part]).astype(np.float64)
     return {part: score(part) * sd + mean for part in SCORED_PARTS}
 
 

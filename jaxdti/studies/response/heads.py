@@ -19,9 +19,10 @@ from jaxdti.config import HeadConfig, PretrainingConfig, TrainingConfig
 from jaxdti.data.expression.responses import fold_labels, fold_of_samples
 from jaxdti.data.expression.study import Study
 from jaxdti.models.response_head import Encoder, ResponseHead, as_input, encoder_output, frozen_activations
+from jaxdti.training.fit import fit
 from jaxdti.training.replicas import predict_vectors
-from jaxdti.training.resident import fit_vectors
-from jaxdti.training.task import VectorReplica
+from jaxdti.training.supervised import row_task
+from jaxdti.training.task import Trial
 
 _FEATURE_ROWS = 1 << 16  # of the encoders that train together, to bound the memory
 _CPU_CLASSIFIERS = 64  # that train together on CPU: the moments of more do not stay in its caches
@@ -90,7 +91,7 @@ def _fit_group(
 ) -> HeadFit:
     shape = (len(encoders), len(study.drugs), folds)
     variational = encoders[0].variational
-    replicas = _replicas(study, encoders, folds, config)
+    trials = _trials(study, encoders, folds, config)
     best: dict[str, np.ndarray] = {}
     variables: Any = None
     raw = encoders[0].params is None
@@ -100,38 +101,33 @@ def _fit_group(
             config.widths, pretraining.widths[hidden:] if level else None, pretraining.latent, variational
         )
         inputs = _inputs(study, encoders, level, hidden)
-        phase = [_slower(replica, config.decay**level) for replica in replicas]
-        fit = fit_vectors(
-            model,
-            _init(model, inputs[0].shape[-1]),  # pyright: ignore[reportArgumentType] (a module is hashable)
-            inputs[0].reshape(-1, inputs[0].shape[-1]),
-            phase,
-            _training(config),
-            select="loss",
-            variables=None if level == 0 else _unfreeze(variables, encoders, hidden, shape),
-            progress=lambda *_: look(),
-        )
-        variables = fit.variables
+        phase = [_slower(trial, config.decay**level) for trial in trials]
+        width = inputs[0].shape[-1]
+        init = _init(model, width)  # pyright: ignore[reportArgumentType] (a module is hashable)
+        task = row_task(model, init, inputs[0].reshape(-1, width), phase, config.batch_size, select="loss")
+        start = None if level == 0 else _unfreeze(variables, encoders, hidden, shape)
+        result = fit(task, phase, _training(config), start=start, progress=lambda _: look())
+        variables = result.variables
         scores = [_scores(model, variables, x, shape) for x in inputs]
         now = {
             "source": scores[0],
             "target": scores[1],
-            "validation_loss": -fit.best_value.reshape(shape),
-            "epochs": fit.best_epoch.reshape(shape),
+            "validation_loss": -result.best_value.reshape(shape),
+            "epochs": result.best_epoch.reshape(shape),
             "unfrozen": np.full(shape, level),
-            "failed": (fit.first_bad >= 0).reshape(shape),
+            "failed": (result.first_bad >= 0).reshape(shape),
         }
         best = now if level == 0 else _better(best, now)
     return HeadFit(**best)
 
 
-@lru_cache(maxsize=8)  # one function for equal models, so that ``fit_vectors`` compiles it once
+@lru_cache(maxsize=8)  # one function for equal models, so that ``fit`` compiles it once
 def _init(model: ResponseHead, width: int) -> Callable[[Array], Any]:
     x, mask = jnp.zeros((1, width)), jnp.ones(1, bool)
     return lambda seed: {**model.init(jax.random.PRNGKey(seed), x, mask, train=False), "batch_stats": {}}
 
 
-def _replicas(study: Study, encoders: Sequence[Encoder], folds: int, config: HeadConfig) -> list[VectorReplica]:
+def _trials(study: Study, encoders: Sequence[Encoder], folds: int, config: HeadConfig) -> list[Trial]:
     """One for each encoder, drug and fold; the features of the encoders follow one another."""
     count = len(study.source)
     divided = {seed: study_folds(study, folds, seed) for seed in {encoder.seed for encoder in encoders}}
@@ -141,27 +137,27 @@ def _replicas(study: Study, encoders: Sequence[Encoder], folds: int, config: Hea
         for drug in range(len(study.drugs))
         for held in range(folds)
     }
-    replicas = []
+    hyper = {
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "dropout": config.dropout,
+    }
+    trials = []
     for i, encoder in enumerate(encoders):
         fold, _ = divided[encoder.seed]
         for drug in range(len(study.drugs)):
             for held in range(folds):
-                replicas.append(
-                    VectorReplica(
-                        train=i * count + np.flatnonzero((fold[drug] >= 0) & (fold[drug] != held)),
-                        validation=i * count + np.flatnonzero(fold[drug] == held),
-                        label=tiled[encoder.seed, drug, held],
-                        seed=encoder.seed,
-                        learning_rate=config.learning_rate,
-                        weight_decay=config.weight_decay,
-                        dropout=config.dropout,
-                    )
-                )
-    return replicas
+                rows = {
+                    "train": i * count + np.flatnonzero((fold[drug] >= 0) & (fold[drug] != held)),
+                    "validation": i * count + np.flatnonzero(fold[drug] == held),
+                }
+                label = tiled[encoder.seed, drug, held]
+                trials.append(Trial(rows=rows, label=label, seed=encoder.seed, hyper=hyper))
+    return trials
 
 
-def _slower(replica: VectorReplica, factor: float) -> VectorReplica:
-    return replace(replica, learning_rate=replica.learning_rate * factor)
+def _slower(trial: Trial, factor: float) -> Trial:
+    return replace(trial, hyper={**trial.hyper, "learning_rate": trial.hyper["learning_rate"] * factor})
 
 
 def _training(config: HeadConfig) -> TrainingConfig:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,9 +28,9 @@ from jaxdti.training.codeae import (
     pretraining_objective,
 )
 from jaxdti.training.optimizer import make_optimizer, make_rmsprop
-from jaxdti.training.plans import _stream
+from jaxdti.training.plans import stream
 from jaxdti.training.replicas import map_replicas
-from jaxdti.training.state import TrainState
+from jaxdti.training.state import fresh_state
 from jaxdti.training.step import make_train_step
 
 ADVERSARIAL = "codeae_adv"
@@ -191,7 +190,7 @@ def plan_batches(
         members = np.arange(len(profiles.source)) if domain == 0 else target_rows[setting.protocol]
         # The adversarial part has an order of its own, or it would repeat that of the reconstruction.
         seed = (setting.seed, domain, int(setting.method == ADVERSARIAL))
-        return _stream(members, seed, first * per_step, count * per_step).reshape(sizes)
+        return stream(members, seed, first * per_step, count * per_step).reshape(sizes)
 
     source, target = (jnp.asarray(np.stack([rows(setting, domain) for setting in settings])) for domain in (0, 1))
     present = jnp.ones(source.shape, bool)
@@ -207,18 +206,6 @@ def _hyper(setting: Setting, config: PretrainingConfig, adversarial: bool) -> di
         "alignment": setting.alignment,
     }
     return {name: np.asarray(value, np.float32) for name, value in values.items()}
-
-
-def _state(params: chex.ArrayTree, tx: Any, seed: Any, hyper: dict[str, Any]) -> TrainState:
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats={},
-        opt_state=tx.init(params),
-        rng=jax.random.fold_in(jax.random.PRNGKey(seed), 1),
-        hyper=jax.tree.map(jnp.asarray, hyper),
-        first_bad=jnp.full((), -1, jnp.int32),
-    )
 
 
 def _programs(
@@ -242,15 +229,17 @@ def _programs(
         failed = np.array([step for _, step in starts], np.int32)  # what did not survive the reconstruction is no start
 
         def begin(seed, hyper, params, failed):
-            model = _state(params, tx, seed, hyper).replace(first_bad=failed)
-            critic = _state(fresh(seed)["adversary"], tx, seed, hyper)
+            model = fresh_state({"params": params}, tx, seed, hyper).replace(first_bad=failed)
+            critic = fresh_state({"params": fresh(seed)["adversary"]}, tx, seed, hyper)
             return AdversarialState(model, critic.replace(rng=jax.random.fold_in(critic.rng, 2)))
 
         state = jax.jit(jax.vmap(begin))(seeds, hyper, pretrained, failed)
         make_step = lambda profiles: make_adversarial_step(profiles, tx, config)
     else:
         tx = make_optimizer(TrainingConfig(optimizer="adamw", weight_decay=config.weight_decay), 1)
-        state = jax.jit(jax.vmap(lambda seed, hyper: _state(fresh(seed), tx, seed, hyper)))(seeds, hyper)
+        state = jax.jit(jax.vmap(lambda seed, hyper: fresh_state({"params": fresh(seed)}, tx, seed, hyper)))(
+            seeds, hyper
+        )
         make_step = lambda profiles: make_train_step(pretraining_objective(method, profiles, confounders, config), tx)
 
     def one(state, batches, profiles):

@@ -29,12 +29,15 @@ from jaxdti.errors import DataError
 from jaxdti.inference.encode import block_name, drug_entities, encoded_rows, program_key, protein_entities
 from jaxdti.inference.joint_features import make_joint_features
 from jaxdti.inference.trained import Weights
+from jaxdti.layers.means import masked_mean
 from jaxdti.models.drugban import PARTS, DrugBAN, depth, init_variables, parts_of, score, share_proteins
 from jaxdti.training.compilation import told_jit
-from jaxdti.training.objective import Objective, masked_mean
+from jaxdti.training.objective import Objective
+from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.partition import Path, partition, select
-from jaxdti.training.supervised import pair_losses, supervised
-from jaxdti.training.task import Method, Replica, Scorer, Variables
+from jaxdti.training.plans import BucketPlan
+from jaxdti.training.supervised import label_losses
+from jaxdti.training.task import Scorer, Task, Trial, Variables, label_scale
 
 _MAY_DIFFER = ("dropout", "dtype")  # fields of the model that leave the weights what they are
 _STAGE_RATE = 0.1  # learning rate of a stage, as a share of that of the one before it
@@ -65,59 +68,53 @@ class FrozenOutputs(flax.struct.PyTreeNode):
 
 
 def transferred(
+    config: Config,
     sources: Sequence[Weights],
-    replicas: Sequence[Replica],
+    plain: Task,
+    trials: Sequence[Trial],
     table: InteractionTable,
     features: DeviceFeatures | FeatureStore,
-    buckets: Buckets,
-    scale: tuple[float, float],
-    steps: int,
-) -> Method:
+) -> Task:
     """Training from trained weights, as ``transfer`` of the configuration says.
 
     Args:
-      sources: a trained network of the configured architecture, or one for each replica (whose seeds then differ), all
-        with the same frozen part.
+      sources: a trained network of the configured architecture, or one for each trial (whose seeds then differ), all
+        with the same frozen part. The last layer starts so that it predicts the same affinities as the source.
+      plain: plain training of the trials.
       features: of the whole table; where a part is frozen, those of a store are put on the device.
-      scale: (mean, sd) of the affinities at hand, (0, 1) for classification; the last layer starts so that it predicts
-        the same affinities as the source.
 
     Raises:
       DataError: a pattern names nothing, everything is frozen, a part is frozen and fresh at once, or the outputs of
         the frozen part are larger than ``data.device_gib``.
     """
-    config = replicas[0].config
+    scale, plan = label_scale(trials[0], config.task), plain.plan
     networks = [rescaled(source.variables, source.label_scale, scale) for source in sources]
     network = networks[0]
     frozen, fresh = frozen_and_fresh(config, network["params"])
-    seeds = [replica.config.training.seed for replica in replicas]
+    seeds = [trial.seed for trial in trials]
     start = partial(_start, config.model, networks, seeds, frozen, fresh)
-    plain = supervised(replicas, table, buckets, steps)
     decay = config.transfer.layer_decay
-    method = replace(plain, init=start, share_of=lambda path: decay ** depth(config.model, path))
+    decayed = partial(make_optimizer, share_of=lambda path: decay ** depth(config.model, path))
+    task = replace(plain, init=start, optimizer=decayed)
     if not frozen:
-        return method
+        return task
 
     if isinstance(features, FeatureStore):
         say("the frozen part takes all features onto the device")
         features = device_features(features)
-    inputs = frozen_outputs(config, network, frozen, replicas, table, features, buckets)
+    inputs = frozen_outputs(config, network, frozen, trials, table, features, plan.buckets)
     forward = partial(_forward, DrugBAN(config.model), _stored(network["params"], frozen))
-    method = replace(method, objective=partial(_objective, config.task, forward))
+    task = replace(task, objective=partial(_objective, config.task, forward))
     if inputs.joint is None and inputs.drugs is None and inputs.proteins is None:
-        return method
+        return task
+    buckets, batch = plan.buckets, plan.batch
+    distinct = plan.distinct if inputs.joint is None and inputs.proteins is None else lambda chunk: None
     if inputs.joint is not None:
         # A pair is one row of numbers: there are no lengths, and the batch names rows of the table.
-        buckets = one_bucket(table, Shape(0, 0, 0))
-        method = replace(
-            method,
-            plan=supervised(replicas, table, buckets, steps).plan,
-            batch=partial(row_batch, table),
-        )
-    if inputs.joint is not None or inputs.proteins is not None:
-        method = replace(method, proteins=lambda chunk: None)
-    scorer = outputs_scorer(config.model, inputs, method.batch, buckets, config.training.batch_size)
-    return replace(method, inputs=inputs, buckets=buckets, scorer=scorer)
+        buckets, batch = one_bucket(table, Shape(0, 0, 0)), partial(row_batch, table)
+    plan = BucketPlan(trials, buckets, plan.batch_size, plan.steps, batch, distinct)
+    scorer = outputs_scorer(config.model, inputs, batch, buckets, config.training.batch_size)
+    return replace(task, inputs=inputs, plan=plan, selector=replace(task.selector, scorer=scorer))
 
 
 def check_architecture(task: str, model: ModelConfig, config: Config) -> None:
@@ -300,7 +297,7 @@ def _objective(
 
     def objective(variables: Variables, batch: PairBatch, rng: Array, hyper: dict[str, Array]):
         logits, statistics = forward(variables, features, batch, shape, proteins, hyper["dropout"], rng)
-        total = masked_mean(pair_losses(task, logits, batch.label, batch.row_mask, hyper), batch.row_mask)
+        total = masked_mean(label_losses(task, logits, batch.label, batch.row_mask, hyper), batch.row_mask)
         return total, (statistics, {"loss": jax.lax.stop_gradient(total)})
 
     return objective
@@ -346,7 +343,7 @@ def frozen_outputs(
     config: Config,
     source: Variables,
     frozen: frozenset[Path],
-    replicas: Sequence[Replica],
+    trials: Sequence[Trial],
     table: InteractionTable,
     features: DeviceFeatures,
     buckets: Buckets,
@@ -357,7 +354,7 @@ def frozen_outputs(
       DataError: it is larger than ``data.device_gib``.
     """
     whole = lambda part: select(source["params"], (part,), PARTS, "") <= frozen
-    rows = np.unique(np.concatenate([rows for replica in replicas for rows in replica.parts.values()]))
+    rows = np.unique(np.concatenate([rows for trial in trials for rows in trial.rows.values()]))
     size, model = config.training.batch_size, config.model
     if whole("pooling"):
         _check_size(config, len(table) * model.joint_features, 4)

@@ -24,9 +24,9 @@ from jaxdti.studies.report.pairs import SCORED_PARTS, Fitted, calibrate, evaluat
 from jaxdti.studies.transfer.classifiers import logistic_regressions, random_forest, support_vectors
 from jaxdti.studies.transfer.frozen import FrozenOutputs, outputs_scorer, row_batch
 from jaxdti.training.checkpoints import save_weights
-from jaxdti.training.progress import Member, Progress
-from jaxdti.training.supervised import class_weights, supervised, validate
-from jaxdti.training.task import Replica, Scorer, Variables
+from jaxdti.training.progress import Progress, TrialProgress
+from jaxdti.training.supervised import pair_trial, validate
+from jaxdti.training.task import Scorer, Trial, Variables, class_weights
 
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # inverse penalties of the logistic regression
 
@@ -106,9 +106,9 @@ def fit_shallow(config: Config, source: TrainedRun, dataset: Dataset) -> tuple[F
     features = device_features(dataset.store)
     joint[rows] = make_joint_features(model, features, table, buckets, size)(member.variables, rows)
 
-    replica = Replica(config, parts)
-    low, high = class_weights(table, replica)
-    network, strength = _best_logistic(replica, dataset, joint, member.variables, np.where(label > 0.5, high, low))
+    trial = pair_trial(config, table, parts)
+    low, high = class_weights(trial)
+    network, strength = _best_logistic(trial, dataset, joint, member.variables, np.where(label > 0.5, high, low))
     say(f"logistic regression: inverse penalty {strength:g}, the best on validation of {_STRENGTHS}")
     one = one_bucket(table, Shape(0, 0, 0))
     inputs = FrozenOutputs(features, joint=jnp.asarray(joint))
@@ -122,17 +122,16 @@ def fit_shallow(config: Config, source: TrainedRun, dataset: Dataset) -> tuple[F
         ),
     }
     compared |= {name: _evaluate_other(config, dataset, scores) for name, scores in others.items()}
-    method = supervised([replica], table, buckets, 1)
-    progress = Progress([Member()])
-    take = lambda network, rows: joint[rows]
-    return Fitted([replica], method, scorer_of(config.model), take, [network], progress), compared
+    progress = Progress([TrialProgress()])
+    take, whole = lambda network, rows: joint[rows], lambda variables, part: variables
+    return Fitted([config], [trial], whole, scorer_of(config.model), take, [network], progress), compared
 
 
 def _best_logistic(
-    replica: Replica, dataset: Dataset, joint: np.ndarray, source: Variables, weight: np.ndarray
+    trial: Trial, dataset: Dataset, joint: np.ndarray, source: Variables, weight: np.ndarray
 ) -> tuple[Variables, float]:
     """The network with the best validation AUROC, and its inverse penalty; 1 where that is undefined."""
-    train, validation = replica.parts["train"], replica.parts["validation"]
+    train, validation = trial.rows["train"], trial.rows["validation"]
     count, label = len(_STRENGTHS), dataset.table.label[train]
     w, b = logistic_regressions(
         joint[train], np.tile(label, (count, 1)), np.tile(weight, (count, 1)), np.array(_STRENGTHS)

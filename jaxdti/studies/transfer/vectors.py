@@ -9,7 +9,8 @@ Beside them stand ``scratch``, the same network from random weights on the same 
 they are, where their classes are those of the table.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -25,11 +26,12 @@ from jaxdti.errors import DataError
 from jaxdti.inference.networks import VectorNetworks
 from jaxdti.models.fnn import FNN, depth, init_fnn, parts_of, split, take_layers
 from jaxdti.studies.transfer.classifiers import logistic_regressions, random_forest, support_vectors
+from jaxdti.training.fit import fit
 from jaxdti.training.partition import select
+from jaxdti.training.progress import Progress
 from jaxdti.training.replicas import predict_vectors
-from jaxdti.training.resident import Progress, VectorFit, fit_vectors
-from jaxdti.training.supervised import supervision
-from jaxdti.training.task import VectorMethod, VectorReplica
+from jaxdti.training.supervised import row_task
+from jaxdti.training.task import FitResult, Trial
 
 STAGE_RATE = 0.1  # learning rate of a stage of unfreezing, as a share of that of the one before it
 SCRATCH, SOURCE = "scratch", "source"
@@ -114,45 +116,50 @@ def fit_transfer(
     config: Config,
     source: VectorNetworks,
     domains: VectorDomains,
-    replicas: Sequence[VectorReplica],
+    trials: Sequence[Trial],
     method: str,
     select_epoch: str | None,
-    progress: Progress | None = None,
-) -> tuple[FNN, VectorFit]:
-    """The networks that ``method`` makes of the source for each replica, and the course of their training.
+    progress: Callable[[Progress], None] | None = None,
+    open_run: Callable[[str], Any] = lambda name: nullcontext(),
+) -> tuple[FNN, FitResult]:
+    """The networks that ``method`` makes of the source for each trial, and the course of their training.
 
     ``scratch`` begins with random weights; ``full`` and ``feature`` go on as ``transfer`` of the configuration says. In
     stages each one begins with the best weights of the one before, at a tenth of its learning rate.
 
     Args:
       domains: labels are numbers of ``domains.classes``; others than the source's make a fresh output layer.
+      open_run: name of a stage -> where its training is kept, as a context; by default nothing is.
     """
     model = FNN(source.model.features, outputs=len(domains.classes))
-    fit = partial(fit_vectors, config=config.training, select=select_epoch, progress=progress)
+    plain = partial(row_task, batch_size=config.training.batch_size, select=select_epoch)
     if method == SCRATCH:
-        return model, fit(model, _fresh(model, source.inputs), domains.features, replicas)
-    started = start(config.transfer, source, domains.classes, [replica.seed for replica in replicas])
-    found = None
+        task = plain(model, _fresh(model, source.inputs), domains.features, trials)
+        with open_run(SCRATCH) as run:
+            return model, fit(task, trials, config.training, run=run, progress=progress)
+    started = start(config.transfer, source, domains.classes, [trial.seed for trial in trials])
+    decay, result = config.transfer.layer_decay, None
     for i, layers in enumerate(stages_of(config.transfer, source)):
-        slower = [replace(replica, learning_rate=replica.learning_rate * STAGE_RATE**i) for replica in replicas]
+        slower = [_slower(trial, STAGE_RATE**i) for trial in trials]
         upper, features = model, domains.features
         if layers:
             lower, upper = split(model, layers)
             # What is frozen is the source's in every stage, so it is computed once for each network of the source.
             features = predict_vectors(lower, take_layers(source.variables, lower), domains.features)
-            features = features[0] if len(source) == 1 else features[_networks_of(source, len(replicas))]
-        found = fit(
-            upper,
-            _fresh(upper, features.shape[-1]),
-            features,
-            slower,
-            variables=take_layers(started, upper),
-            method=_decayed(upper, config.transfer.layer_decay),
-        )
-        started = {kind: {**started[kind], **found.variables[kind]} for kind in started}
-        found = replace(found, variables=started)
-    assert found is not None
-    return model, found
+            features = features[0] if len(source) == 1 else features[_networks_of(source, len(trials))]
+        fresh, scale = _fresh(upper, features.shape[-1]), partial(_layer_scale, upper, decay)
+        task = plain(upper, fresh, features, slower, share_of=scale, key=("layer_decay", decay))
+        with open_run(f"stage_{i + 1}") as run:
+            begun = take_layers(started, upper)
+            result = fit(task, slower, config.training, run=run, start=begun, progress=progress)
+        started = {kind: {**started[kind], **result.variables[kind]} for kind in started}
+        result = replace(result, variables=started)
+    assert result is not None
+    return model, result
+
+
+def _slower(trial: Trial, factor: float) -> Trial:
+    return replace(trial, hyper={**trial.hyper, "learning_rate": trial.hyper["learning_rate"] * factor})
 
 
 def start(transfer: TransferConfig, source: VectorNetworks, classes: Sequence[str], seeds: Sequence[int]) -> Variables:
@@ -184,23 +191,24 @@ def shallow_scores(
     method: str,
     source: VectorNetworks,
     domains: VectorDomains,
-    replicas: Sequence[VectorReplica],
+    trials: Sequence[Trial],
     parts: Sequence[Mapping[str, np.ndarray]],
 ) -> list[dict[str, np.ndarray]]:
-    """Scores float32 [rows, K] of the validation and test rows of each replica, one class against the others, by a
+    """Scores float32 [rows, K] of the validation and test rows of each trial, one class against the others, by a
     classifier on the last hidden layer of the source's network; far below all others for classes that ``train`` lacks.
     """
     lower = split(source.model, len(source.model.features))[0]
     hidden = predict_vectors(lower, take_layers(source.variables, lower), domains.features)
-    networks = _networks_of(source, len(replicas)).tolist()
+    networks = _networks_of(source, len(trials)).tolist()
     found = []
-    for i, replica, own in zip(networks, replicas, parts, strict=True):
-        x, label = hidden[i], replica.label[replica.train]
+    for i, trial, own in zip(networks, trials, parts, strict=True):
+        train = trial.rows["train"]
+        x, label = hidden[i], trial.label[train]
         asked = np.concatenate([own["validation"], own["test"]])
         scores = np.full((len(asked), len(domains.classes)), _ABSENT, np.float32)
         for k in np.unique(label).astype(int):
             one = (label == k).astype(np.float32)
-            scores[:, k] = _one_against_others(method, x[replica.train], one, x[asked], replica.seed)
+            scores[:, k] = _one_against_others(method, x[train], one, x[asked], trial.seed)
         cut = len(own["validation"])
         found.append({"validation": scores[:cut], "test": scores[cut:]})
     return found
@@ -221,16 +229,10 @@ def _fresh(model: FNN, inputs: int):
     return _initialiser(model, inputs)  # pyright: ignore[reportArgumentType] (a module is hashable)
 
 
-def _decayed(model: FNN, decay: float) -> VectorMethod:
-    return _plain_method(model, decay)  # pyright: ignore[reportArgumentType]
-
-
 @lru_cache(maxsize=32)  # one function for equal models, so that programs are compiled once
 def _initialiser(model: FNN, inputs: int):
     return partial(init_fnn, model, inputs)
 
 
-@lru_cache(maxsize=32)
-def _plain_method(model: FNN, decay: float) -> VectorMethod:
-    plain = supervision(model, "classification")  # pyright: ignore[reportArgumentType]
-    return replace(plain, share_of=lambda path: decay ** depth(model, path))
+def _layer_scale(model: FNN, decay: float, path: tuple[str, ...]) -> float:
+    return decay ** depth(model, path)
