@@ -338,6 +338,7 @@ def stop_at_chunk(monkeypatch):
     return stop
 
 
+@pytest.mark.bitwise
 def test_an_interrupted_sweep_ends_as_the_unbroken_one(finished, tmp_path, stop_at_chunk, capfd):
     config, unbroken, _ = finished
     output = tmp_path / "grid"

@@ -136,6 +136,7 @@ def test_labels_of_the_target_never_reach_the_device(adapted_config):
     np.testing.assert_array_equal(label, [[1, 0] * 4])
 
 
+@pytest.mark.bitwise
 def test_other_target_labels_or_none_change_nothing(adapted_config, target_rows, tmp_path):
     flipped = write_pairs(tmp_path / "flipped.csv", [(*row[:2], 1 - row[2], 0.0) for row in target_rows])
     with open(tmp_path / "none.csv", "w", newline="", encoding="utf-8") as file:
@@ -238,6 +239,7 @@ def test_class_weights_are_refreshed_at_the_start_of_an_epoch_and_after_so_many_
     assert refreshes(chunks, 100) == [True, False, False, False, False]
 
 
+@pytest.mark.bitwise
 def test_an_epoch_that_is_resumed_refreshes_the_class_weights_where_an_unbroken_one_does(
     adapted_config, tmp_path, monkeypatch
 ):

@@ -125,6 +125,7 @@ def test_by_vmap_as_one_by_one(monkeypatch):
     np.testing.assert_allclose(found[0].loss, found[1].loss, rtol=1e-4)
 
 
+@pytest.mark.bitwise
 def test_class_weights_are_refreshed_after_so_many_steps():
     """Two epochs of three steps: after every third step is once an epoch, which is the default; the batch's differ."""
     training = replace(TRAINING, batch_size=8)

@@ -183,6 +183,7 @@ def test_a_replica_that_diverges_stops_alone(form):
     assert all(np.isfinite(leaf[0]).all() for leaf in jax.tree.leaves(found.variables))
 
 
+@pytest.mark.bitwise
 def test_rows_out_of_the_training_set_change_nothing(form):
     rows = np.arange(30)
     dirty = X.copy()

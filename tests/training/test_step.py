@@ -201,7 +201,7 @@ def test_gradients_together_are_those_alone_at_every_step_of_adam(parts):
         alone = [single(state, one) for state, one in zip(states, batches, strict=True)]
         states = [state for state, _ in alone]
         expected = stack(states).opt_state[1]
-        # The rounding of one entry is that of the sums behind it: 4e-6 of the whole gradient, of zeros too.
+        # The rounding of an entry is that of the sums behind it, of a 0 too: the bar is a share of the whole gradient.
         for i, norm in enumerate(metrics["grad_norm"]):
             ours, theirs = jax.tree.map(lambda x, i=i: x[i], (together.opt_state[1], expected))
             chex.assert_trees_all_close(ours, theirs, rtol=0, atol=2e-5 * float(norm))
