@@ -4,7 +4,6 @@ The text below a field is its help on the command line.
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from jaxdti.config.transfer import TransferConfig
 from jaxdti.config.tree import Leaf, _choose, branches_of, build, check_keys, leaves_of, plant, read_yaml, value_of_text
 from jaxdti.config.vectors import VectorsConfig
 from jaxdti.errors import DataError
+from jaxdti.files import atomic
 
 TASKS = ("classification", "regression")
 
@@ -188,12 +188,8 @@ def config_to_dict(config: Config) -> dict[str, Any]:
 
 def save_config(config: Config, path: Path) -> None:
     """Writes every field as YAML for ``load_config``; the file appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic(path) as temporary:
         temporary.write_text(yaml.safe_dump(config_to_dict(config), sort_keys=False), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:
