@@ -20,11 +20,11 @@ SCRIPT = """
 import os, signal, sys
 import jax
 jax.config.update("jax_default_matmul_precision", "highest")
-from jaxdti.training import fit as loop
+from jaxdti.training import streamed
 from jaxdti.training import supervised as method_module
 from jaxdti.cli import main
 
-real, seen, loop._CONTACT_CHUNKS = method_module.pair_batch, [], 2
+real, seen, streamed._CONTACT_CHUNKS = method_module.pair_batch, [], 2
 
 def hooked(table, rows):
     seen.append(rows)

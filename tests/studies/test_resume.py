@@ -130,7 +130,7 @@ import jax
 jax.config.update("jax_default_matmul_precision", "highest")
 from dataclasses import replace
 from pathlib import Path
-from jaxdti.training import fit as loop
+from jaxdti.training import streamed
 from jaxdti.training import supervised as method_module
 from jaxdti.cli import main
 

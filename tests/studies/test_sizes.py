@@ -123,16 +123,16 @@ def test_frozen_layers_use_stored_statistics_and_do_not_move(config, monkeypatch
     experiment = size_protocol._prepare(config)
     models = size_protocol._source_models(experiment, _Nowhere(), lambda *_: None)
     seen = {}
-    fit = size_protocol.fit_vectors
+    fit, inputs = size_protocol.fit, experiment.fingerprints.shape
 
-    def spy(model, init, features, replicas, training, **settings):
-        result = fit(model, init, features, replicas, training, **settings)
-        if model.first:
+    def spy(task, trials, training, **settings):
+        result = fit(task, trials, training, **settings)
+        if task.inputs.shape != inputs:
             seen.setdefault("names", set(result.variables["params"]))
-            seen.setdefault("features", np.asarray(features))
+            seen.setdefault("features", np.asarray(task.inputs))
         return result
 
-    monkeypatch.setattr(size_protocol, "fit_vectors", spy)
+    monkeypatch.setattr(size_protocol, "fit", spy)
     size_protocol._with_source(experiment, "a", models["b"], lambda *_: None)
     assert seen["names"] == {"hidden_1", "norm_1", "output"}  # no parameter, moment or gradient of the frozen layer
     tree = jax.tree.map(np.float64, models["b"])
@@ -149,15 +149,15 @@ def test_no_source_row_is_a_test_compound(config, monkeypatch):
     experiment = size_protocol._prepare(config)
     given = []
 
-    def spy(model, init, features, replicas, training, **settings):
-        given.extend(replicas)
+    def spy(task, trials, training, **settings):
+        given.extend(trials)
         raise InterruptedError
 
-    monkeypatch.setattr(size_protocol, "fit_vectors", spy)
+    monkeypatch.setattr(size_protocol, "fit", spy)
     with pytest.raises(InterruptedError):
         size_protocol._source_models(experiment, _Nowhere(), lambda *_: None)
     assert len(given) == 1
-    rows = np.concatenate([given[0].train, given[0].validation])
+    rows = np.concatenate([given[0].rows["train"], given[0].rows["validation"]])
     assert len(np.unique(rows)) == len(rows) == len(experiment.plain) - len(experiment.sets["a"].test)
     assert not np.intersect1d(rows, experiment.sets["a"].test).size
 
