@@ -72,7 +72,7 @@ from jaxdti.training.task import FitResult, Trial, Variables
 
 __all__ = ["Interrupted", "resume_vectors", "train_vectors", "transfer_vectors"]
 
-TRAINING = "training"  # folder of the metrics of each method, and of its checkpoints until it is finished
+METHODS = "methods"  # folder of what each method reached, and of its training
 _SOURCE = "source"  # folder of the networks that a transferred run starts from
 _SCORED = ("validation", "test")
 _UNTRAINED = {"best_epoch": "", "failed": ""}  # in place of the course of a training
@@ -83,7 +83,8 @@ def train_vectors(config: Config, output: Path, *, overwrite: bool = False) -> d
     """Trains ``training.replicas`` networks for every method and task, and writes what they reach on the target.
 
     All networks of a method train in one program. ``output`` gets config.yaml, environment.json, data.json, methods/
-    (what each finished method reached, to resume from), networks/METHOD/TASK/ (the weights), results.csv (a row a
+    (what each finished method reached, to resume from; in METHOD/ metrics.jsonl, a record a network
+    and epoch, and the checkpoints of a training under way), networks/METHOD/TASK/ (the weights), results.csv (a row a
     network), summary.json, accuracy.png and domains/TASK.png (features of source validation and target test rows in the
     first seed's networks).
 
@@ -131,7 +132,7 @@ def transfer_vectors(source: Path, config: Config, output: Path, *, overwrite: b
 
 
 def resume_vectors(run: Path) -> dict[str, Any]:
-    """Continues an interrupted run behind the last method that was finished; what is finished is not trained again.
+    """Continues an interrupted run: the method under way from its last checkpoint; what is finished is not trained again.
 
     Raises:
       DataError: not such a run, or the data are no longer those it began with.
@@ -186,7 +187,7 @@ def _run(config: Config, output: Path, domains: VectorDomains, source: VectorNet
         if source is not None:
             methods = transfer_methods(config, source, domains.classes)
         for method in (*methods, *(VECTOR_BASELINES if config.output.baselines else ())):
-            begun, file = time.perf_counter(), output / "methods" / f"{method}.json"
+            begun, file = time.perf_counter(), output / METHODS / f"{method}.json"
             picture = file.with_suffix(".parquet")
             if not file.is_file():
                 if method in VECTOR_BASELINES:
@@ -199,7 +200,7 @@ def _run(config: Config, output: Path, domains: VectorDomains, source: VectorNet
                     picture.parent.mkdir(exist_ok=True)
                     write_table(points, picture)  # before the rows, which say that the method is finished
                 write_json(file, found)
-                for kept in sorted((output / TRAINING / method).glob("**/checkpoints")):
+                for kept in sorted((output / METHODS / method).glob("**/checkpoints")):
                     shutil.rmtree(kept)
                 say(f"{method}: {len(found)} models, {time.perf_counter() - begun:.0f} s")
                 look()
@@ -361,7 +362,7 @@ def trials_of(
 @contextmanager
 def _open_run(output: Path, method: str, stage: str = "") -> Iterator[RunFolder]:
     """Where the training of a method, or one of its stages, is kept until the method is finished."""
-    with open_run(output / TRAINING / method / stage, quiet=True) as run:
+    with open_run(output / METHODS / method / stage, quiet=True) as run:
         yield run
 
 
