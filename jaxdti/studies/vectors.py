@@ -132,7 +132,7 @@ def transfer_vectors(source: Path, config: Config, output: Path, *, overwrite: b
 
 
 def resume_vectors(run: Path) -> dict[str, Any]:
-    """Continues an interrupted run: the method under way from its last checkpoint; what is finished is not trained again.
+    """Continues an interrupted run: the method under way from its last checkpoint; what is finished stays as it is.
 
     Raises:
       DataError: not such a run, or the data are no longer those it began with.
