@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxdti.adaptation.domains import TARGET
+from jaxdti.adaptation.domains import SOURCE, TARGET
 from jaxdti.config import AdaptationConfig, TrainingConfig
 from jaxdti.models.fnn import FNN, init_fnn
-from jaxdti.training.adapted import TARGET_SELECTIONS, adapted_row_task, network_of, row_selector
+from jaxdti.training.adapted import TARGET_SELECTIONS, adapted_row_task, hidden_and_logits, network_of, row_selector
 from jaxdti.training.fit import Run, fit
 from jaxdti.training.progress import Progress
+from jaxdti.training.replicas import map_replicas
 from jaxdti.training.supervised import row_task
 from jaxdti.training.task import FitResult, Trial, Variables
 
@@ -68,6 +70,36 @@ def target_networks(adaptation: AdaptationConfig, variables: Variables) -> Varia
         return variables
     domain = TARGET if adaptation.batchnorm == "separate" else None
     return jax.vmap(partial(network_of, domain=domain))(variables)
+
+
+def score_domains(
+    model: FNN,
+    adaptation: AdaptationConfig,
+    variables: Variables,
+    features: Array | np.ndarray,
+    rows: np.ndarray,
+    part: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features float32 [R, M, H] and logits float32 [R, M, K] of the rows int [R, M] at test time.
+
+    Args:
+      variables: of ``fit_adapted``, stacked on axis 0.
+      part: train and validation are scored with the running statistics of the source, others with the target's.
+    """
+    separate = adaptation.method != "none" and adaptation.batchnorm == "separate"
+    domain = (SOURCE if part in ("train", "validation") else TARGET) if separate else None
+    run = _scorer(model, adaptation.method != "none", domain)  # pyright: ignore[reportArgumentType]
+    hidden, logits = run(variables, jnp.asarray(features), jnp.asarray(rows, jnp.int32))
+    return np.asarray(hidden), np.asarray(logits)
+
+
+@lru_cache(maxsize=32)
+def _scorer(model: FNN, adapted: bool, domain: int | None):
+    def one(variables: Variables, features: Array, rows: Array):
+        network = network_of(variables, domain) if adapted else variables
+        return hidden_and_logits(model, network, features[rows], jnp.ones(rows.shape, bool))[0]
+
+    return jax.jit(map_replicas(one, (0, None, 0)))
 
 
 def _repeated(result: FitResult, of_trial: np.ndarray) -> FitResult:

@@ -7,18 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jax import Array
 
-from jaxdti.adaptation.domains import TARGET
 from jaxdti.config import AdaptationConfig, Config, save_config
 from jaxdti.console import say
 from jaxdti.data.tables import write_table
@@ -31,7 +28,7 @@ from jaxdti.evaluation.vector_baselines import VECTOR_BASELINES, vector_baseline
 from jaxdti.files import write_json
 from jaxdti.inference.networks import NETWORKS, VectorNetworks, load_networks, save_networks
 from jaxdti.models.fnn import FNN
-from jaxdti.studies.adapted_rows import fit_adapted, target_networks
+from jaxdti.studies.adapted_rows import fit_adapted, score_domains, target_networks
 from jaxdti.studies.pairs import check_no_transfer
 from jaxdti.studies.report.domains import (
     COMPARED,
@@ -63,12 +60,10 @@ from jaxdti.studies.transfer.vectors import (
     shallow_scores,
     transfer_methods,
 )
-from jaxdti.training.adapted import hidden_and_logits, network_of
 from jaxdti.training.progress import Progress
-from jaxdti.training.replicas import map_replicas
 from jaxdti.training.run_folder import RunFolder, open_run
 from jaxdti.training.signals import stop_signals
-from jaxdti.training.task import FitResult, Trial, Variables
+from jaxdti.training.task import FitResult, Trial
 
 __all__ = ["Interrupted", "resume_vectors", "train_vectors", "transfer_vectors"]
 
@@ -457,33 +452,3 @@ def _stacked(rows: Sequence[np.ndarray]) -> np.ndarray:
     for i, own in enumerate(rows):
         filled[i, : len(own)] = own
     return filled
-
-
-def score_domains(
-    model: FNN,
-    adaptation: AdaptationConfig,
-    variables: Variables,
-    features: Array | np.ndarray,
-    rows: np.ndarray,
-    part: str,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features float32 [R, M, H] and logits float32 [R, M, K] of the rows int [R, M] at test time.
-
-    Args:
-      variables: of ``fit_adapted``, stacked on axis 0.
-      part: train and validation are scored with the running statistics of the source, others with the target's.
-    """
-    separate = adaptation.method != "none" and adaptation.batchnorm == "separate"
-    domain = (SOURCE if part in ("train", "validation") else TARGET) if separate else None
-    run = _scorer(model, adaptation.method != "none", domain)  # pyright: ignore[reportArgumentType]
-    hidden, logits = run(variables, jnp.asarray(features), jnp.asarray(rows, jnp.int32))
-    return np.asarray(hidden), np.asarray(logits)
-
-
-@lru_cache(maxsize=32)
-def _scorer(model: FNN, adapted: bool, domain: int | None):
-    def one(variables: Variables, features: Array, rows: Array):
-        network = network_of(variables, domain) if adapted else variables
-        return hidden_and_logits(model, network, features[rows], jnp.ones(rows.shape, bool))[0]
-
-    return jax.jit(map_replicas(one, (0, None, 0)))
