@@ -22,9 +22,9 @@ class TrainingConfig:
     learning_rate: float = 5e-5
     """of the optimiser, after the warm-up"""
     optimizer: str = "adam"
-    """adam | adamw"""
+    """adam | adamw, which are the same without weight_decay"""
     weight_decay: float = 0.0
-    """decoupled, with adamw"""
+    """adam: that share of a weight is added to its gradient; adamw: decoupled from the gradient"""
     schedule: str = "constant"
     """constant | cosine (to zero at the last step)"""
     warmup_epochs: float = 0.0
@@ -63,10 +63,6 @@ class TrainingConfig:
             _between("training.patience", self.patience, 1)
         if self.clip_norm is not None and not (0 < self.clip_norm < math.inf):
             raise ValueError(f"training.clip_norm={self.clip_norm!r}: must be above 0")
-        if self.weight_decay and self.optimizer != "adamw":
-            raise ValueError(
-                f"training.weight_decay={self.weight_decay!r} needs training.optimizer=adamw, found {self.optimizer}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,9 @@ def fit(
     start: Variables | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> FitResult:
-    """Trains one model for each trial; together or one by one, the numbers are the same up to rounding.
+    """Trains one model for each trial; together or one by one, a state has the same gradient up to rounding.
+
+    Where a gradient is rounding alone, as of a bias before a BatchNorm, Adam makes whole steps of it, of either sign.
 
     Every epoch is planned from (seed, epoch) alone, so that a resumed training repeats an unbroken one. A trial that
     has stopped or failed is left as it is.

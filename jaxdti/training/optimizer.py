@@ -40,29 +40,45 @@ def make_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """Adam or AdamW after optional clipping, with linear warm-up and a constant or cosine learning rate.
 
-    With u Adam's direction and s_t the schedule, which starts from 1:  x <- x - learning_rate s_t (u + weight_decay x).
-    ``update`` takes the rates from ``hyper``, so that replicas with different ones share a program.
+    With u(g) Adam's direction for the clipped gradient g, and s_t the schedule, which starts from 1:
+
+        adam:   x <- x - learning_rate s_t u(g + weight_decay x)
+        adamw:  x <- x - learning_rate s_t (u(g) + weight_decay x)
+
+    both as in PyTorch. ``update`` takes the rates from ``hyper``, so that replicas with different ones share a program.
     """
     schedule = _schedule(config, steps_per_epoch)
     clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
-    adam = optax.chain(*clip, optax.scale_by_adam())
+    decoupled = config.optimizer == "adamw"
+    adam = optax.chain(*clip, optax.scale_by_adam() if decoupled else _adam_with_penalty())
 
     def init(params: chex.ArrayTree) -> ScheduledState:
         return ScheduledState(adam.init(params), jnp.zeros((), jnp.int32))
 
     def update(gradients, state: ScheduledState, params=None, *, hyper: dict[str, Array]):
-        directions, moments = adam.update(gradients, state.moments, params)
+        directions, moments = adam.update(gradients, state.moments, params, hyper=hyper)
         decay, share = hyper["weight_decay"], schedule(state.count)
 
         def move(path: tuple[Any, ...], u: Array, x: Array) -> Array:
             names = tuple(key.key for key in path)
             rate = hyper[rate_of(names)] * share_of(names) * share
-            return -rate * (u + decay * x)
+            return -rate * (u + decay * x if decoupled else u)
 
         updates = jax.tree_util.tree_map_with_path(move, directions, params)
         return updates, ScheduledState(moments, state.count + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def _adam_with_penalty() -> optax.GradientTransformationExtraArgs:
+    """Adam's direction for the gradient of the loss and ``weight_decay / 2 ||x||^2``; its state is Adam's."""
+    adam = optax.scale_by_adam()
+
+    def update(gradients, state, params=None, *, hyper: dict[str, Array]):
+        penalised = jax.tree.map(lambda g, x: g + hyper["weight_decay"] * x, gradients, params)
+        return adam.update(penalised, state)
+
+    return optax.GradientTransformationExtraArgs(adam.init, update)  # pyright: ignore[reportArgumentType]
 
 
 def _schedule(config: TrainingConfig, steps_per_epoch: int) -> optax.Schedule:

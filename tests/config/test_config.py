@@ -145,10 +145,6 @@ def test_a_section_may_be_merged_from_an_anchor(write):
             "data: {replicates: mean}",
             "{path}: data.replicates=mean is about measured values; task=classification keeps one row of a pair",
         ),
-        (
-            "training: {weight_decay: 0.1}",
-            "{path}: training.weight_decay=0.1 needs training.optimizer=adamw, found adam",
-        ),
         ("task: a\ntask: b", "{path}: line 2: not a YAML configuration (the key 'task' occurs twice)"),
         ("- task", "{path}: list found; a YAML mapping of configuration keys is expected"),
         ("task: [", "{path}: line 1: not a YAML configuration (expected the node content, but found '<stream end>')"),

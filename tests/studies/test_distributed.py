@@ -95,7 +95,8 @@ def test_two_processes_train_as_one_stop_together_and_resume(tiny_config, tmp_pa
     assert [each.returncode for each in resumed] == [0, 0], [each.stderr for each in resumed]
     assert "resuming after epoch 0, chunk 4" in resumed[0].stderr
     assert own_words(resumed[1].stdout + resumed[1].stderr) == ""
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    # Not closer: Adam makes whole steps, here of 1e-5, of gradients that are rounding alone.
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
         path.name for path in (tmp_path / "one").iterdir()
     )

@@ -32,6 +32,8 @@ FILES = (
     *("predictions.parquet", "split.json", "summary.json", "tensorboard", "weights"),
 )
 
+EPOCHS = 50  # until every seed knows its training pairs by heart
+
 
 def strict_json(text: str):
     """As JSON.parse of a browser reads it: no NaN, no Infinity."""
@@ -68,7 +70,7 @@ def finished(tiny_config, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "deep" / "run"
     output, data = {"tensorboard": True, "baselines": True}, {"validation": tiny_config().data.train}
     model = {"drug_features": 16, "protein_features": 16, "joint_features": 16, "dropout": 0.0}
-    config = tiny_config(epochs=30, buckets=1, class_weight=True, output=output, data=data, model=model)
+    config = tiny_config(epochs=EPOCHS, buckets=1, class_weight=True, output=output, data=data, model=model)
     with pytest.MonkeyPatch.context() as patch:  # the baselines are tested elsewhere; the forest takes seconds
         real = results.evaluate_baselines
         patch.setattr(results, "evaluate_baselines", lambda *a, **k: real(*a, **k, names=("similarity",)))
@@ -100,9 +102,9 @@ def test_the_summary_holds_the_results(finished):
     assert test["auroc_ci"][0] <= test["auroc"] <= test["auroc_ci"][1] and len(test["auprc_ci"]) == 2
     assert {"accuracy", "f1", "sensitivity", "specificity", "precision", "mcc", "brier", "ece", "auprc"} <= test.keys()
     assert test["pairs"] == 20 and summary["validation"]["pairs"] == 44
-    assert summary["epochs"] == 30 and 1 <= summary["best_epoch"] <= 30
+    assert summary["epochs"] == EPOCHS and 1 <= summary["best_epoch"] <= EPOCHS
     assert summary["total_seconds"] >= summary["seconds"] > 0
-    assert summary["samples_per_second"] == pytest.approx(30 * 44 / summary["seconds"], rel=0.05)
+    assert summary["samples_per_second"] == pytest.approx(EPOCHS * 44 / summary["seconds"], rel=0.05)
     assert summary["baselines"] == strict_json((run / "baselines.json").read_text())
     assert 0 <= summary["baselines"]["similarity"]["auroc"] <= 1
 
@@ -110,8 +112,8 @@ def test_the_summary_holds_the_results(finished):
 def test_metrics_and_best_epoch_agree(finished):
     _, run, summary = finished
     records = [strict_json(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [record["epoch"] for record in records] == list(range(1, 31))
-    assert [record["step"] for record in records] == [6 * epoch for epoch in range(1, 31)]
+    assert [record["epoch"] for record in records] == list(range(1, EPOCHS + 1))
+    assert [record["step"] for record in records] == [6 * epoch for epoch in range(1, EPOCHS + 1)]
     scores = [record["validation_auroc"] for record in records]
     assert summary["best_epoch"] == 1 + int(np.argmax(scores))
     assert summary["validation"]["auroc"] == pytest.approx(max(scores))
@@ -141,6 +143,8 @@ def test_predictions_are_those_of_the_stored_weights(finished):
 
 
 def test_a_tiny_network_learns_its_training_pairs_by_heart(finished):
+    """With any seed: of eight, after 30 epochs one was at an AUROC of 0.979, after 50 all were at 1.0 and
+    the loss at no more than 0.27 of the first."""
     _, run, summary = finished
     losses = [strict_json(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert summary["validation"]["auroc"] > 0.99 and summary["validation"]["accuracy"] > 0.95
@@ -441,13 +445,17 @@ def test_a_bad_label_late_in_a_run_leaves_the_checkpoint_of_the_last_good_epoch(
     assert resume(run)["epochs"] == 3  # the label is good again
 
 
-def test_encoding_each_protein_once_changes_no_result_without_dropout(tiny_config, tmp_path, monkeypatch, capfd):
-    """40 pairs a batch of 8 proteins; Adam with a small rate, as rounding differs."""
-    config = tiny_config(batch_size=40, buckets=1, learning_rate=1e-4, model={"dropout": 0.0})
-    train(config, tmp_path / "once")
+def test_encoding_each_protein_once_changes_no_result_without_dropout(
+    tiny_config, tmp_path, monkeypatch, capfd, steady_adam
+):
+    """40 pairs a batch of 8 proteins."""
+    config = tiny_config(batch_size=40, buckets=1, model={"dropout": 0.0})
+    with steady_adam():
+        train(config, tmp_path / "once")
     assert "64 residues, 16 proteins in" in capfd.readouterr().err
     monkeypatch.setattr(method_module, "shared_proteins", lambda table, chunks: {})
-    train(config, tmp_path / "each")
+    with steady_adam():
+        train(config, tmp_path / "each")
     assert "residues, 16 proteins in" not in capfd.readouterr().err
     once, each = (
         [strict_json(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
@@ -458,10 +466,11 @@ def test_encoding_each_protein_once_changes_no_result_without_dropout(tiny_confi
 
 
 @pytest.fixture(scope="module")
-def ensemble(tiny_config, tmp_path_factory):
+def ensemble(tiny_config, tmp_path_factory, steady_adam):
     run = tmp_path_factory.mktemp("runs") / "ensemble"
     config = tiny_config(replicas=3, seed=4, buckets=1, output={"tensorboard": True})
-    return config, run, train(config, run)
+    with steady_adam():
+        return config, run, train(config, run)
 
 
 def test_replicas_leave_a_run_each_and_the_mean_of_their_scores(ensemble):
@@ -486,9 +495,10 @@ def test_replicas_leave_a_run_each_and_the_mean_of_their_scores(ensemble):
     assert {path.name for path in (run / "tensorboard").iterdir()} == {"replica_0", "replica_1", "replica_2"}
 
 
-def test_a_replica_is_the_run_of_its_seed(ensemble, tiny_config, tmp_path):
+def test_a_replica_is_the_run_of_its_seed(ensemble, tiny_config, tmp_path, steady_adam):
     _, run, _ = ensemble
-    train(tiny_config(seed=5, buckets=1, output={"tensorboard": True}), tmp_path / "alone")
+    with steady_adam():
+        train(tiny_config(seed=5, buckets=1, output={"tensorboard": True}), tmp_path / "alone")
     alone, member = (
         pq.read_table(folder / "predictions.parquet").to_pydict() for folder in (tmp_path / "alone", run / "replicas/1")
     )
@@ -511,6 +521,7 @@ def test_an_ensemble_scores_as_its_predictions_and_its_members_as_theirs(ensembl
     )
 
 
+@pytest.mark.bitwise
 def test_a_run_of_a_known_network_compiles_nothing_again(tiny_config, tmp_path, capfd, fresh_programs):
     def compiled(name, config) -> list[str]:
         train(config, tmp_path / name)

@@ -80,6 +80,7 @@ def test_every_method_size_and_repeat_is_scored(finished):
     assert next(row["auroc"] for row in table.rows if row["method"] == "source") > 0.9
 
 
+@pytest.mark.bitwise
 def test_it_is_deterministic_and_goes_on_after_an_interrupt(config, finished, tmp_path, monkeypatch):
     output = tmp_path / "run"
 

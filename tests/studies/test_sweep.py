@@ -338,6 +338,7 @@ def stop_at_chunk(monkeypatch):
     return stop
 
 
+@pytest.mark.bitwise
 def test_an_interrupted_sweep_ends_as_the_unbroken_one(finished, tmp_path, stop_at_chunk, capfd):
     config, unbroken, _ = finished
     output = tmp_path / "grid"
@@ -413,13 +414,14 @@ def test_a_sweep_of_which_nothing_is_left_ends_with_3(tiny_config, tmp_path, cap
     assert out.count("failed") == 2
 
 
-def test_split_seeds_are_replicas_with_other_rows(tiny_config, one_table, tmp_path, monkeypatch):
+def test_split_seeds_are_replicas_with_other_rows(tiny_config, one_table, tmp_path, monkeypatch, steady_adam):
     config = tiny_config(epochs=1, buckets=1, class_weight=True, data=one_table(), output={"baselines": True})
     real = results.evaluate_baselines
     monkeypatch.setattr(results, "evaluate_baselines", lambda *a, **k: real(*a, **k, names=("similarity",)))
-    found = sweep(config, ["data.split_seed=3,4"], tmp_path / "sweep", together=2)
-    alone = setting_config(config, {"data.split_seed": 4})
-    train(alone, tmp_path / "alone")
+    with steady_adam():
+        found = sweep(config, ["data.split_seed=3,4"], tmp_path / "sweep", together=2)
+        alone = setting_config(config, {"data.split_seed": 4})
+        train(alone, tmp_path / "alone")
     assert_same_run(tmp_path / "sweep/settings/1", tmp_path / "alone")
     baselines = json.loads((tmp_path / "sweep/data/1/baselines.json").read_text())
     single = json.loads((tmp_path / "alone/baselines.json").read_text())
@@ -430,31 +432,33 @@ def test_split_seeds_are_replicas_with_other_rows(tiny_config, one_table, tmp_pa
     assert names == ["similarity (data of setting 0)", "similarity (data of setting 1)"]
 
 
-def test_folds_of_one_table_are_replicas_too(tiny_config, one_table, tmp_path):
+def test_folds_of_one_table_are_replicas_too(tiny_config, one_table, tmp_path, steady_adam):
     config = tiny_config(epochs=1, buckets=1, data=one_table(split_fractions=DataConfig.split_fractions))
     files = []
     for seed in (3, 4):
         data = load_data(tiny_config(data=one_table(split="cold_drug", split_seed=seed)).data, config.task)
         files.append(str(tmp_path / f"fold{seed}.json"))
         write_split(Path(files[-1]), data.parts, data.table, "cold_drug", seed)
-    found = sweep(config, [f"data.split_file={','.join(files)}"], tmp_path / "sweep", together=2)
+    with steady_adam():
+        found = sweep(config, [f"data.split_file={','.join(files)}"], tmp_path / "sweep", together=2)
+        train(setting_config(config, {"data.split_file": files[1]}), tmp_path / "alone")
     assert json.loads((tmp_path / "sweep/groups/0/metrics.jsonl").read_text().splitlines()[1])["replica"] == 1
-    train(setting_config(config, {"data.split_file": files[1]}), tmp_path / "alone")
     assert_same_run(tmp_path / "sweep/settings/1", tmp_path / "alone")
     assert len(found.rows) == 2 and found.rows[0]["test_auroc"] != found.rows[1]["test_auroc"]
     with pytest.raises(DataError, match=r"data.split_seed=1 and data.split_file=\S+fold4.json are both set"):
         grouped(setting_config(config, {"data.split_file": files[1]}), "data.split_seed=0,1")
 
 
-def test_a_setting_ends_as_the_single_run_of_its_configuration(tiny_config, tmp_path):
+def test_a_setting_ends_as_the_single_run_of_its_configuration(tiny_config, tmp_path, steady_adam):
     config = tiny_config(epochs=1, buckets=1)
     grid = ["training.learning_rate=1e-4..1e-2", "model.dropout=0.1..0.5", "training.seed=0..9"]
     output = tmp_path / "sweep"
-    found = sweep(config, grid, output, random=2, random_seed=5, together=2)
     drawn = draw(parse_grid(grid), 2, 5)
+    with steady_adam():
+        found = sweep(config, grid, output, random=2, random_seed=5, together=2)
+        train(setting_config(config, drawn[1]), tmp_path / "alone")
     assert [{key: row[key] for key in found.keys} for row in found.rows] == drawn
     assert [{key: float(row[key]) for key in found.keys} for row in rows_of(output)] == drawn
     assert len({value for setting in drawn for value in setting.values()}) == 6
     assert resume_sweep(output) == found
-    train(setting_config(config, drawn[1]), tmp_path / "alone")
     assert_same_run(output / "settings/1", tmp_path / "alone")

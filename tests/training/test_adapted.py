@@ -136,6 +136,7 @@ def test_labels_of_the_target_never_reach_the_device(adapted_config):
     np.testing.assert_array_equal(label, [[1, 0] * 4])
 
 
+@pytest.mark.bitwise
 def test_other_target_labels_or_none_change_nothing(adapted_config, target_rows, tmp_path):
     flipped = write_pairs(tmp_path / "flipped.csv", [(*row[:2], 1 - row[2], 0.0) for row in target_rows])
     with open(tmp_path / "none.csv", "w", newline="", encoding="utf-8") as file:
@@ -170,17 +171,17 @@ def test_regression_can_be_adapted(adapted_config, tmp_path):
     assert np.isfinite(summary["test"]["mse"])
 
 
+@pytest.mark.usefixtures("steady")
 def test_without_strength_the_network_learns_what_plain_training_learns(adapted_config, tmp_path):
     """Separate statistics: the target leaves no trace in the scores of the source."""
-    config = adapted_config("mmd", adaptation={"strength": 0.0}, model={"dropout": 0.0}, learning_rate=3e-4)
+    config = adapted_config("mmd", adaptation={"strength": 0.0}, model={"dropout": 0.0})
     plain = dataclasses.replace(config, adaptation=AdaptationConfig())
     dataset = load_data(config.data, config.task)
     found = []
     for i, each in enumerate((plain, config)):
         fitted = fit_pairs([each], dataset, tmp_path / str(i))
         found.append(fitted.scorer(fitted.network(0, "validation"), dataset.parts["validation"]))
-    # Not the weights: Adam turns the rounding of a gradient that is 0, such as a bias before BatchNorm, into a step.
-    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=3e-3)
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-3)
 
 
 def test_each_domain_has_statistics_of_its_own_unless_joint(adapted_config, tmp_path):
@@ -195,14 +196,15 @@ def test_each_domain_has_statistics_of_its_own_unless_joint(adapted_config, tmp_
     assert fitted.network(0, "validation")["batch_stats"] is fitted.network(0, "test")["batch_stats"]
 
 
+@pytest.mark.usefixtures("steady")
 def test_replicas_adapt_as_they_would_alone(adapted_config, tmp_path):
     settings = ({"strength": 0.3}, {"strength": 3.0})
-    configs = [adapted_config("cdan", adaptation=each, seed=i, learning_rate=3e-4) for i, each in enumerate(settings)]
+    configs = [adapted_config("cdan", adaptation=each, seed=i) for i, each in enumerate(settings)]
     dataset = load_data(configs[0].data, "classification")
     together = fit_pairs(configs, dataset, tmp_path / "together")
     scores = lambda fitted, i: fitted.scorer(fitted.network(i, "test"), dataset.parts["test"])
     alone = fit_pairs(configs[1:], dataset, tmp_path / "alone")
-    np.testing.assert_allclose(scores(together, 1), scores(alone, 0), rtol=0, atol=3e-3)
+    np.testing.assert_allclose(scores(together, 1), scores(alone, 0), rtol=0, atol=1e-3)
     assert np.abs(scores(together, 0) - scores(together, 1)).max() > 3e-2
 
 
@@ -237,6 +239,7 @@ def test_class_weights_are_refreshed_at_the_start_of_an_epoch_and_after_so_many_
     assert refreshes(chunks, 100) == [True, False, False, False, False]
 
 
+@pytest.mark.bitwise
 def test_an_epoch_that_is_resumed_refreshes_the_class_weights_where_an_unbroken_one_does(
     adapted_config, tmp_path, monkeypatch
 ):

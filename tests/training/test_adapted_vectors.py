@@ -104,6 +104,7 @@ def test_every_method_trains(method):
     assert hidden.shape == (2, 30, 4) and logits.shape == (2, 30, CLASSES)
 
 
+@pytest.mark.usefixtures("steady")
 def test_replicas_together_equal_each_alone():
     replicas = [trial(0), trial(1, target_train=np.arange(30, 41), learning_rate=3e-3)]
     together, alone = fit("san", replicas), fit("san", replicas[1:])
@@ -112,9 +113,10 @@ def test_replicas_together_equal_each_alone():
     scores = score_domains(MODEL, config("san"), together.variables, X, rows, "test")
     own = score_domains(MODEL, config("san"), alone.variables, X, rows[:1], "test")
     for both, one in zip(scores, own, strict=True):
-        np.testing.assert_allclose(both[1], one[0], rtol=2e-2, atol=2e-3)
+        np.testing.assert_allclose(both[1], one[0], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.usefixtures("steady")
 def test_by_vmap_as_one_by_one(monkeypatch):
     found = []
     for one_by_one in (True, False):
@@ -123,6 +125,7 @@ def test_by_vmap_as_one_by_one(monkeypatch):
     np.testing.assert_allclose(found[0].loss, found[1].loss, rtol=1e-4)
 
 
+@pytest.mark.bitwise
 def test_class_weights_are_refreshed_after_so_many_steps():
     """Two epochs of three steps: after every third step is once an epoch, which is the default; the batch's differ."""
     training = replace(TRAINING, batch_size=8)

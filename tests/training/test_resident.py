@@ -70,16 +70,12 @@ def members():
 
 
 def same(one, other):
-    """The same networks up to rounding. A bias before a batch normalisation cannot move the output: its gradient is
-    rounding alone, which Adam scales up. So it is left out, and with it the mean that takes it away."""
-    settled = []
-    for variables in (one, other):
-        tree = jax.tree.map(np.asarray, variables)
-        del tree["params"]["hidden_0"]["dense"]["bias"], tree["batch_stats"]["norm_0"]["mean"]
-        settled.append(tree)
-    chex.assert_trees_all_close(*settled, rtol=5e-3, atol=2e-4)
+    """The same networks up to rounding. Under ``steady``: a bias before a batch normalisation cannot move the output,
+    so its gradient is rounding alone, of which Adam's own epsilon makes whole steps."""
+    chex.assert_trees_all_close(*(jax.tree.map(np.asarray, each) for each in (one, other)), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.usefixtures("steady")
 def test_replicas_together_equal_each_alone(form):
     replicas = members()
     together = fit(replicas, select="auroc")
@@ -94,6 +90,7 @@ def test_replicas_together_equal_each_alone(form):
     assert np.isnan(together.loss[3, 2:]).all() and np.isfinite(together.loss[3, :2]).all()
 
 
+@pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize("select", ["loss", "accuracy", None])
 def test_both_forms_agree(select, monkeypatch):
     found = []
@@ -105,6 +102,7 @@ def test_both_forms_agree(select, monkeypatch):
     assert np.isfinite(found[0].value[0]).all() == (select is not None)
 
 
+@pytest.mark.usefixtures("steady")
 def test_own_features_of_each_replica_equal_shared_ones(form):
     replicas = [trial(0), trial(1)]
     own = np.stack([X, X[::-1]])
@@ -154,6 +152,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_replica_alone(form):
     assert np.isfinite(found.value[0]).sum() < np.isfinite(found.value[1]).sum()
 
 
+@pytest.mark.usefixtures("steady")
 def test_replicas_that_have_stopped_leave_the_program_and_change_nothing(monkeypatch):
     monkeypatch.setattr(resident, "runs_one_by_one", lambda *_: False)
     monkeypatch.setattr(resident, "_STEPS_A_CALL", 1)  # an epoch a call
@@ -184,6 +183,7 @@ def test_a_replica_that_diverges_stops_alone(form):
     assert all(np.isfinite(leaf[0]).all() for leaf in jax.tree.leaves(found.variables))
 
 
+@pytest.mark.bitwise
 def test_rows_out_of_the_training_set_change_nothing(form):
     rows = np.arange(30)
     dirty = X.copy()

@@ -9,10 +9,12 @@ import numpy as np
 import optax
 import pytest
 
+from jaxdti.config import TrainingConfig
 from jaxdti.data.pairs.buckets import PairBatch, Shape, pair_batch
 from jaxdti.data.pairs.device import device_features
 from jaxdti.data.pairs.load import load_data
 from jaxdti.models.drugban import init_variables
+from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.state import init_state
 from jaxdti.training.step import make_chunk, make_train_step
 from jaxdti.training.supervised import hyper_parameters, pair_objective
@@ -129,14 +131,10 @@ def test_one_trace_a_shape(toy, tx):
 
 
 @pytest.fixture(scope="module")
-def network(tiny_config):
-    """DrugBAN at its smallest: (step, init, batch of these positions in the training part).
-
-    Not with Adam: a bias before a BatchNorm has no gradient, and Adam makes a whole step of the rounding noise.
-    """
+def parts(tiny_config):
+    """DrugBAN at its smallest: (objective, init with an optimiser, batch of these positions in the training part)."""
     config = tiny_config()
     dataset = load_data(config.data, config.task)
-    tx = optax.sgd(1e-4, momentum=0.9)
     objective = pair_objective(config.model, config.task, device_features(dataset.store), Shape(16, 16, 64))
     train = dataset.parts["train"]
 
@@ -144,8 +142,18 @@ def network(tiny_config):
         chosen = [train[i] if i >= 0 else -1 for i in positions]
         return pair_batch(dataset.table, np.array(chosen, np.int64))
 
-    init = lambda seed: init_state(partial(init_variables, config.model), tx, seed, hyper_parameters(config))
-    return make_train_step(objective, tx), init, batch
+    init = lambda tx, seed: init_state(partial(init_variables, config.model), tx, seed, hyper_parameters(config))
+    return objective, init, batch
+
+
+@pytest.fixture(scope="module")
+def network(parts):
+    """(step, init, batch). Not with Adam: a bias before a BatchNorm has no gradient, and Adam makes a whole step of the
+    rounding noise.
+    """
+    objective, init, batch = parts
+    tx = optax.sgd(1e-4, momentum=0.9)
+    return make_train_step(objective, tx), partial(init, tx), batch
 
 
 def test_replicas_of_the_network_in_chunks_equal_single_steps(network):
@@ -172,3 +180,31 @@ def test_replicas_of_the_network_in_chunks_equal_single_steps(network):
     assert together.step.tolist() == [2, 2]
     # Bit for bit: two filler steps, not one.
     chex.assert_trees_all_equal(program(together, stack([batches[2]] * 3))[0], together)
+
+
+def test_gradients_together_are_those_alone_at_every_step_of_adam(parts):
+    """What "together" promises: from one state the same gradient to rounding. Adam may part the states themselves."""
+    objective, init, batch = parts
+    adam = make_optimizer(TrainingConfig(learning_rate=3e-3), 1)
+
+    def update(gradients, state, params, *, hyper):
+        updates, moments = adam.update(gradients, state[0], params, hyper=hyper)
+        return updates, (moments, gradients)
+
+    tx = optax.GradientTransformationExtraArgs(lambda p: (adam.init(p), jax.tree.map(jnp.zeros_like, p)), update)
+    step = make_train_step(objective, tx)
+    single, program = jax.jit(step), jax.jit(jax.vmap(step))
+    states = [init(tx, seed) for seed in range(2)]
+    for first in range(0, 40, 8):
+        batches = [batch(*range(first, first + 8)), batch(*range(first, first + 7), -1)]
+        together, metrics = program(stack(states), stack(batches))
+        alone = [single(state, one) for state, one in zip(states, batches, strict=True)]
+        states = [state for state, _ in alone]
+        expected = stack(states).opt_state[1]
+        # The rounding of an entry is that of the sums behind it, of a 0 too: the bar is a share of the whole gradient.
+        for i, norm in enumerate(metrics["grad_norm"]):
+            ours, theirs = jax.tree.map(lambda x, i=i: x[i], (together.opt_state[1], expected))
+            chex.assert_trees_all_close(ours, theirs, rtol=0, atol=2e-5 * float(norm))
+        np.testing.assert_allclose(metrics["loss"], [found["loss"] for _, found in alone], rtol=1e-5)
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), states[0].params, init(tx, 0).params)
+    assert max(jax.tree.leaves(moved)) > 1e-2

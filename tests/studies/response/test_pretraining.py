@@ -87,6 +87,7 @@ def test_an_epoch_is_a_pass_over_the_larger_domain_in_whole_calls(profiles):
     assert epoch_steps(profiles, 4) == 8 and epoch_steps(profiles, 22) == 8 and epoch_steps(profiles, 2) == 16
 
 
+@pytest.mark.bitwise
 def test_snapshots_on_the_way_are_those_of_shorter_runs_and_nothing_is_trained_twice(profiles, tmp_path):
     for name in ("long", "short"):
         (tmp_path / name).mkdir()
@@ -99,6 +100,7 @@ def test_snapshots_on_the_way_are_those_of_shorter_runs_and_nothing_is_trained_t
     jax.tree.map(np.testing.assert_array_equal, again[1].params, last.params)
 
 
+@pytest.mark.bitwise
 def test_an_interrupted_run_ends_in_the_same_bits(profiles, tmp_path):
     for name in ("unbroken", "broken", "alone"):
         (tmp_path / name).mkdir()

@@ -112,6 +112,7 @@ def test_the_table_is_printed(run, capsys):
     assert "the truth itself: mean AUROC" in out and f"written to {run[1]}" in out
 
 
+@pytest.mark.bitwise
 def test_an_interrupted_run_is_resumed_to_the_same_predictions(run, tmp_path, monkeypatch, capsys):
     (tmp_path / "study.yaml").write_text(SETTINGS)
     whole = response_pretraining.plan_batches

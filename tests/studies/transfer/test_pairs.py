@@ -134,6 +134,7 @@ def begun(method, seed=0):
     return init_state(method.init, TX, seed, hyper_parameters(CONFIG))
 
 
+@pytest.mark.bitwise
 def test_a_frozen_step_is_the_plain_one_with_gradients_of_the_rest_alone(problem):
     objective, method, batch = problem
     state = begun(with_frozen(method, ["protein_encoder", "graph_layers_0"]))
@@ -182,6 +183,7 @@ def test_nothing_left_to_train_is_an_error(problem):
         with_frozen(problem[1], ["pooling", "decoder"])
 
 
+@pytest.mark.bitwise
 def test_a_run_with_frozen_parts_keeps_them_and_resumes(tiny_config, tmp_path):
     settings = {"buckets": 1, "epochs": 1, "frozen": ("protein_encoder",), "replicas": 2}
     config = tiny_config(**settings)
@@ -313,6 +315,7 @@ def test_single_frozen_layers_are_computed_in_each_step(pieces):
     assert pieces[0]("sequence_layers_0").inputs is None
 
 
+@pytest.mark.bitwise
 def test_fresh_parts_begin_anew_and_the_rest_is_the_source(pieces, source):
     method = pieces[0]("encoders", fresh=("decoder",))
     start = jax.vmap(method.init)(jnp.arange(2))
@@ -353,13 +356,13 @@ def test_learning_rates_shrink_layer_by_layer():
         np.testing.assert_allclose(update, -(0.5 ** layers[name]), rtol=1e-3)
 
 
+@pytest.mark.usefixtures("steady")
 def test_replicas_are_the_same_one_by_one_and_resume(tiny_config, source, tmp_path):
     settings = {"transfer": {"fresh": ("decoder",)}, "epochs": 2, "learning_rate": 1e-2}
     transfer(source[0], carried(tiny_config, "feature", replicas=2, **settings), tmp_path / "both")
     transfer(source[0], carried(tiny_config, "feature", seed=1, **settings), tmp_path / "alone")
     lines = lambda run: map(json.loads, (tmp_path / run / "metrics.jsonl").read_text().splitlines())
     losses = lambda run, i: [line["loss"] for line in lines(run) if line.get("replica", 0) == i]
-    # Not the weights: BatchNorm makes some gradients pure rounding, which Adam turns into whole steps.
     assert losses("both", 1) == pytest.approx(losses("alone", 0), rel=1e-4)
     assert losses("both", 0) != pytest.approx(losses("alone", 0), rel=1e-3)
     alone = network_of(tmp_path / "alone")
@@ -409,6 +412,7 @@ def test_the_stages_of_a_gradual_unfreezing(tiny_config, pieces, source):
         carried(tiny_config, "full", transfer={"unfreeze": ("pooling",)})
 
 
+@pytest.mark.bitwise
 def test_a_gradual_unfreezing_goes_on_from_the_best_weights_and_resumes(tiny_config, source, tmp_path, monkeypatch):
     config = carried(tiny_config, "full", replicas=2, **UNFREEZE)
     run, other = tmp_path / "run", tmp_path / "other"

@@ -112,6 +112,7 @@ def test_frozen_layers_stay_to_the_bit_and_the_others_move(mode, frozen):
             assert all(same) if stays else not any(same), (kind, name)
 
 
+@pytest.mark.usefixtures("steady")
 def test_one_network_serves_all_replicas_and_its_frozen_outputs_are_computed_once(monkeypatch):
     source, domains, shapes = networks_of((5,)), domains_of(), []
     fit = vector_transfer.fit
@@ -162,6 +163,7 @@ def test_training_above_a_frozen_layer_equals_plain_gradient_steps_above_it():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5), found, upper)
 
 
+@pytest.mark.usefixtures("steady")
 def test_replicas_together_equal_each_alone():
     source, domains = networks_of((5, 6)), domains_of()
     config = config_of(mode="feature", frozen=["up_to_1"])
