@@ -12,12 +12,13 @@ from jax import Array
 
 from jaxdti.adaptation.domains import SOURCE, TARGET
 from jaxdti.config import AdaptationConfig, TrainingConfig
-from jaxdti.models.fnn import FNN, init_fnn
-from jaxdti.training.adapted import TARGET_SELECTIONS, adapted_row_task, hidden_and_logits, network_of, row_selector
+from jaxdti.models.fnn import FNN, hidden_and_logits, init_fnn
+from jaxdti.training.adapted import adapted_row_task, network_of
 from jaxdti.training.fit import Run, fit
 from jaxdti.training.progress import Progress
 from jaxdti.training.replicas import map_replicas
 from jaxdti.training.supervised import row_task
+from jaxdti.training.target_selection import TARGET_SELECTIONS, row_selector
 from jaxdti.training.task import FitResult, Trial, Variables
 
 
@@ -50,17 +51,19 @@ def fit_adapted(
         raise ValueError(
             f"adaptation of feature vectors needs a logit for each of two or more classes: {model.outputs}"
         )
+    selector = row_selector(model, adaptation, select) if select else None
     if adaptation.method == "none":
         # Trials that the target selects are trained anew for each one: the same weights, but another epoch is kept.
         by_target = select in TARGET_SELECTIONS
         distinct, of_trial = distinct_trials(trials if by_target else [_untargeted(trial) for trial in trials])
-        selector = row_selector(model, adaptation, select) if select else None
         init = partial(init_fnn, model, features.shape[-1])
         plain = row_task(model, init, features, distinct, training.batch_size, select=selector)
         return _repeated(fit(plain, distinct, training, run=run, progress=progress), of_trial)
     if lacking := [i for i, trial in enumerate(trials) if not len(trial.part("target_train"))]:
         raise ValueError(f"trial {lacking[0]}: adaptation.method={adaptation.method} needs target rows")
-    task = adapted_row_task(model, features, trials, adaptation, training.batch_size, training.epochs, select=select)
+    task = adapted_row_task(
+        model, features, trials, adaptation, training.batch_size, training.epochs, selector=selector
+    )
     return fit(task, trials, training, run=run, progress=progress)
 
 
