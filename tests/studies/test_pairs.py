@@ -22,7 +22,7 @@ from jaxdti.evaluation.metrics import concordance_index
 from jaxdti.inference.evaluate import evaluate, training_data
 from jaxdti.inference.trained import TrainedRun, load_run, write_model_card
 from jaxdti.studies import pairs as run_module
-from jaxdti.studies.pairs import resume, train
+from jaxdti.studies.pairs import PairsStudy, resume, train
 from jaxdti.studies.report import pairs as results
 from jaxdti.training import supervised as method_module
 from jaxdti.training.compilation import forget_programs
@@ -184,15 +184,15 @@ def test_a_directory_in_use_is_refused_and_only_a_run_is_overwritten(tiny_config
     for name in ("config.yaml", "data.json", "left.over"):
         (old / name).write_text("")
     (old / "weights").mkdir()
-    monkeypatch.setattr(run_module, "_run", lambda config, output, dataset: {"files": sorted(output.iterdir())})
+    monkeypatch.setattr(PairsStudy, "run", lambda self, config, data, folder: {"files": sorted(folder.iterdir())})
     files = train(config, old, overwrite=True)["files"]
-    assert [path.name for path in files] == ["config.yaml", "data.json", "split.json"]
+    assert [path.name for path in files] == ["config.yaml", "data.json", "environment.json", "split.json"]
 
 
 def test_an_empty_directory_stays_as_it_may_be_a_link(tiny_config, tmp_path, monkeypatch):
     (tmp_path / "volume").mkdir()
     (tmp_path / "run").symlink_to("volume")
-    monkeypatch.setattr(run_module, "_run", lambda *_: {"done": True})
+    monkeypatch.setattr(PairsStudy, "run", lambda *_: {"done": True})
     for overwrite in (False, True):
         assert train(tiny_config(), tmp_path / "run", overwrite=overwrite) == {"done": True}
         assert (tmp_path / "volume" / "data.json").is_file() and (tmp_path / "run").is_symlink()
@@ -206,14 +206,14 @@ def test_a_beginning_that_is_interrupted_leaves_no_directory(tiny_config, tmp_pa
         patch.setattr(run_module, "write_split", stopped)
         train(tiny_config(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(run_module, "_run", lambda *_: {"done": True})
+    monkeypatch.setattr(PairsStudy, "run", lambda *_: {"done": True})
     assert train(tiny_config(), tmp_path / "run") == {"done": True}
 
 
 @pytest.mark.parametrize("written", [("split.json", "rejected.csv"), ()])
 def test_a_run_killed_before_its_data_are_recorded_is_resumed(written, tiny_config, tmp_path, monkeypatch):
     whole, run = tmp_path / "whole", tmp_path / "run"
-    monkeypatch.setattr(run_module, "_run", lambda config, *_: {"config": config})
+    monkeypatch.setattr(PairsStudy, "run", lambda self, config, *_: {"config": config})
     config = tiny_config(data={"train": rewrite(tiny_config().data.train, tmp_path / "train.csv", with_a_bad_row)})
     train(config, whole)
     run.mkdir()
@@ -230,7 +230,7 @@ def test_a_run_killed_before_its_data_are_recorded_is_resumed(written, tiny_conf
 
 
 def test_what_is_no_beginning_of_a_run_is_not_resumed(tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "_run", lambda *_: {})
+    monkeypatch.setattr(PairsStudy, "run", lambda *_: {})
     run = tmp_path / "run"
     train(tiny_config(), run)
     (run / "data.json").unlink()
@@ -244,7 +244,7 @@ def test_what_is_no_beginning_of_a_run_is_not_resumed(tiny_config, tmp_path, mon
 def test_rows_that_the_run_was_trained_on_are_known_where_its_data_are_still_the_same(
     tiny_config, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(run_module, "_run", lambda *_: {})
+    monkeypatch.setattr(PairsStudy, "run", lambda *_: {})
     test, run = tmp_path / "test.csv", tmp_path / "run"
     test.write_text(Path(tiny_config().data.test).read_text())
     config = tiny_config(data={"test": str(test)})
@@ -280,7 +280,7 @@ def test_evaluate_measures_a_table_as_training_does_its_test_part(kind, repeated
     }
     test = rewrite(plain.test, tmp_path / "test.csv", changes[kind])
     config = tiny_config("regression", data={"test": test})
-    monkeypatch.setattr(run_module, "_run", lambda *_: {})
+    monkeypatch.setattr(PairsStudy, "run", lambda *_: {})
     train(config, run)
     sizes = lambda names: np.array([len(name) for name in names], float)
     by_size = lambda self, table, store: sizes(table.drugs)[table.drug] + sizes(table.proteins)[table.protein]

@@ -11,6 +11,7 @@ from jaxdti import cli
 from jaxdti.config import Config, DataConfig, OutputConfig, SizesConfig, TrainingConfig, TransferConfig
 from jaxdti.data.vectors.families import NO_SOURCE
 from jaxdti.errors import DataError
+from jaxdti.studies import run_directory
 from jaxdti.studies import sizes as size_protocol
 from jaxdti.studies.sizes import resume_sizes, run_sizes
 
@@ -107,7 +108,7 @@ def test_it_is_deterministic_and_goes_on_after_an_interrupt(config, finished, tm
 
 
 def test_a_signal_ends_it_between_two_program_calls(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(size_protocol, "stop_signals", stopped_by(15))
+    monkeypatch.setattr(run_directory, "stop_signals", stopped_by(15))
     with pytest.raises(size_protocol.Interrupted) as stop:
         run_sizes(config, tmp_path / "run")
     assert stop.value.signal == 15
@@ -200,7 +201,7 @@ def test_the_command_prints_a_table_and_ends_as_the_others_do(config, finished, 
     assert run("--resume", finished[1]) == 0
     out = capsys.readouterr().out
     assert "mean test AUROC" in out and "scratch" in out and "mode2, source each, against scratch:" in out
-    monkeypatch.setattr(size_protocol, "stop_signals", stopped_by(15))
+    monkeypatch.setattr(run_directory, "stop_signals", stopped_by(15))
     folder = tmp_path / "stopped"
     flags = [f"--data.{name}={getattr(config.data, name)}" for name in ("table", "drugs", "proteins")]
     flags += [

@@ -121,7 +121,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, 
     monkeypatch.setattr(vector_run, "vector_baseline", None)
     assert main(["train", "--resume", str(run)]) == 0 and len(trained) == 4  # finished: nothing is trained
     with monkeypatch.context() as patch:  # killed before the data were recorded
-        patch.setattr(vector_run, "_run", lambda *_: {})
+        patch.setattr(vector_run.VectorsStudy, "run", lambda *_: {})
         killed = tmp_path / "killed"
         killed.mkdir()
         (killed / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
