@@ -46,6 +46,8 @@ OTHER = {
     "training": TRAINING | {"epochs": 2},
     "output": OUTPUT,
 }
+# The decoder alone learns, so the steps may be larger; in one epoch, as the scores would hardly tell two apart.
+FEATURE = ["--transfer.mode=feature", "--training.epochs=1", "--training.batch_size=4", "--training.learning_rate=1e-3"]
 # name -> (arguments before the configuration, the configuration, arguments after it, the run that it starts from)
 CASES: dict[str, tuple[list[str], dict[str, Any], list[str], str | None]] = {
     "pairs": (["train"], {"data": PAIRS, "model": MODEL, "training": TRAINING, "output": OUTPUT}, [], None),
@@ -54,7 +56,7 @@ CASES: dict[str, tuple[list[str], dict[str, Any], list[str], str | None]] = {
         {
             "data": PAIRS | {"target": "tables/target.csv"},
             "model": MODEL | {"logits": 2},
-            "training": TRAINING,
+            "training": TRAINING | {"seed": 2},
             "adaptation": {
                 "method": "cdan",
                 "start": 0.0,
@@ -83,7 +85,7 @@ CASES: dict[str, tuple[list[str], dict[str, Any], list[str], str | None]] = {
         None,
     ),
     "transfer_full": (["transfer", "pairs"], OTHER, ["--transfer.mode=full"], "pairs"),
-    "transfer_feature": (["transfer", "pairs"], OTHER, ["--transfer.mode=feature"], "pairs"),
+    "transfer_feature": (["transfer", "pairs"], OTHER, FEATURE, "pairs"),
     "transfer_shallow": (["transfer", "pairs"], OTHER, ["--transfer.mode=shallow"], "pairs"),
     "response": (
         ["response"],
@@ -122,17 +124,17 @@ CASES: dict[str, tuple[list[str], dict[str, Any], list[str], str | None]] = {
         {
             "data": {name: f"tables/families_{name}.csv" for name in ("drugs", "proteins")}
             | {"table": "tables/families_pairs.csv"},
-            "training": {"epochs": 3, "batch_size": 16, "learning_rate": 3e-4},
+            "training": {"epochs": 1, "batch_size": 4, "learning_rate": 3e-4},
             "transfer": {
                 "sizes": {
                     "targets": ["a"],
-                    "compounds": [2, 20],
+                    "compounds": [4, 20],
                     "repeats": 2,
                     "test_compounds": 36,
                     "fingerprint_bits": 32,
                     "features": [12, 6],
                     "batch_size": 8,
-                    "learning_rate": 3e-4,
+                    "learning_rate": 1e-4,
                     "epochs": 2,
                     "updates": 4,
                 }
@@ -147,6 +149,7 @@ CASES: dict[str, tuple[list[str], dict[str, Any], list[str], str | None]] = {
 _UNSTABLE = ("seconds", "samples_per_second", "total_seconds")
 _RANKS = ("auroc", "auprc")
 _SMOOTH = ("brier",)
+_COUNTS = ("epochs", "best_epoch")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -185,7 +188,7 @@ def runs(tmp_path_factory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def golden(runs) -> SimpleNamespace:
-    """What the tests of this folder share: ``cases``, ``measure(case)``, ``check(name, found, tolerances)`` and so on."""
+    """What the tests of this folder share: the runs, what is measured of them, and the comparison."""
     return SimpleNamespace(
         cases=tuple(CASES),
         runs=runs,
@@ -193,6 +196,7 @@ def golden(runs) -> SimpleNamespace:
         check=check,
         main=main,
         scores=_scores,
+        arrays=_arrays,
         here=HERE,
     )
 
@@ -265,7 +269,7 @@ def _summary(tree: dict[str, Any]) -> Measures:
         name = path[-1] if not path[-1].isdigit() else path[-2]
         if name in _UNSTABLE or isinstance(value, str):
             continue
-        kind = "ranks" if name in _RANKS else "scores" if name in _SMOOTH else "counts" if name == "epochs" else "rest"
+        kind = "ranks" if name in _RANKS else "scores" if name in _SMOOTH else "counts" if name in _COUNTS else "rest"
         found.setdefault(f"{kind}/summary", []).append(_short(value))
     return found
 
@@ -321,11 +325,8 @@ def _arrays(run: Path, file: Path) -> Measures:
         arrays = {name: stored[name] for name in sorted(stored.files) if name not in ("_seconds", "seconds")}
     where = file.relative_to(run).as_posix()
     if file.parent.name == "scores":
-        kinds = {name: "forests" if "forest" in name else "scores" for name in arrays}
-        return {
-            f"{kinds[name]}/{where}/{name}": [_short(value) for value in array.ravel()]
-            for name, array in arrays.items()
-        }
+        kind = lambda name: next((kind for kind in ("forest", "svm") if kind in name), "scores")
+        return {f"{kind(name)}/{where}/{name}": list(map(_short, array.ravel())) for name, array in arrays.items()}
     return {f"names/{where}": list(arrays), f"weights/{where}": [_norm(array) for array in arrays.values()]}
 
 
