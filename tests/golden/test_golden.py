@@ -3,9 +3,9 @@
 import pytest
 
 # Largest differences by kind; kinds that are not named are compared with JAXDTI_GOLDEN_EXACT=1 alone: what jumps where
-# a score passes a threshold, and forests. Behind "found" stands what initial weights moved by 1e-7 of their size change.
-# The gradient of a bias before BatchNorm is but rounding, and Adam makes a whole step of it: hence small learning rates,
-# and weights that are compared more loosely than scores. The best epoch is ahead of the others by two pairs at least.
+# a score passes a threshold, and forests. Behind "found" stands what initial weights moved by 1e-7 of their size make.
+# The gradient of a bias before BatchNorm is but rounding, and Adam makes a whole step of it: hence small learning
+# rates, and weights that are compared more loosely than scores. The best epoch is ahead by two pairs at least.
 # One pair of scores that changes places moves an area under a curve by up to 0.07.
 PAIRS = {"counts": 0, "scores": 1e-3, "losses": 1e-3, "weights": 0.01, "ranks": 0.1}  # found: 1e-4, 2e-5, 2e-3
 TOLERANCES = {
