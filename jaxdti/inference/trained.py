@@ -1,7 +1,7 @@
 """A trained or imported run, read back for scoring."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ _BUCKETS = 6
 class Weights:
     """One trained model."""
 
-    variables: dict[str, Any]  # the best epoch's "params" and "batch_stats"
+    variables: dict[str, Any] = field(repr=False)  # the best epoch's "params" and "batch_stats"
     label_scale: tuple[float, float]  # (mean, sd) of the training affinities; (0, 1) for classification
 
 
@@ -72,17 +72,22 @@ def write_model_card(
     write_json(run / "model.json", card)
 
 
-def load_run(run: Path) -> TrainedRun:
+def load_run(run: str | Path) -> TrainedRun:
     """Reads a run directory; one with replicas becomes an ensemble.
 
     Raises:
-      DataError: it is not one, its training has not finished, or a file of it is damaged.
+      DataError: it is not one, not one on pairs, its training has not finished, or a file of it is damaged.
     """
+    run = Path(run)
     if not (run / "config.yaml").is_file():
         raise DataError(f"{run}: not a run directory; expected one written by `jaxdti train` or `jaxdti import`")
     config = load_config(run / "config.yaml")
     if config.vectors.given:
         raise DataError(f"{run}: a run on feature vectors, not on pairs; `jaxdti predict` and `transfer` take it")
+    if (run / "left_out.csv").is_file():
+        raise DataError(
+            f"{run}: a drug response run, not one on pairs; its results are in summary.json and results.csv"
+        )
     if not (run / "model.json").is_file():
         raise DataError(f"{run}: training has not finished; continue with `jaxdti train --resume {run}`")
     label_scale, calibration, calibrated = _read_model_card(run / "model.json")

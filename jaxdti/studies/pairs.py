@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 from scipy.special import expit
 
 from jaxdti.config import AdaptationConfig, Config, TransferConfig, save_config
@@ -20,6 +21,7 @@ from jaxdti.data.pairs.device import feature_bytes, host_features
 from jaxdti.data.pairs.load import Dataset, describe_data, load_data
 from jaxdti.data.pairs.splits import write_split
 from jaxdti.data.pairs.table import InteractionTable
+from jaxdti.data.tables import write_table
 from jaxdti.errors import DataError, Interrupted, NonFiniteLoss
 from jaxdti.evaluation.selection import deep_embedded_validation, importance_weights, prediction_information
 from jaxdti.files import write_json
@@ -29,10 +31,12 @@ from jaxdti.inference.trained import TrainedRun, load_run
 from jaxdti.studies.report.pairs import SCRATCH, SOURCE_ONLY, Fitted, write_results
 from jaxdti.studies.run_directory import (
     SOURCE,
+    TABLE,
     check_directory,
     check_unchanged,
     describe_environment,
     new_directory,
+    recorded,
     resumable_config,
 )
 from jaxdti.studies.transfer.frozen import check_architecture, check_parts, transferred, unfreezing_stages
@@ -62,8 +66,10 @@ ITSELF = "the source itself"
 STAGE = "stage_"  # folders of the runs before the last one of a gradual unfreezing, counted from 1
 
 
-def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:
+def train(config: Config, output: Path, *, overwrite: bool = False, table: pa.Table | None = None) -> dict[str, Any]:
     """Trains, evaluates and writes a run directory; returns its summary.
+
+    ``table`` is split as the file ``data.table`` would be, and kept in the directory, so that the run can be resumed.
 
     The directory holds config.yaml, environment.json, data.json, split.json, rejected.csv (if any), checkpoints/,
     metrics.jsonl, tensorboard/, weights/, model.json, predictions.parquet, baselines.json and summary.json. With
@@ -76,9 +82,10 @@ def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str,
     """
     check_no_transfer(config)
     check_directory(output, overwrite)
-    dataset = load_data(config.data, config.task)  # before anything is deleted or created: the data may be unfit
+    config = recorded(config, output, table)
+    dataset = load_data(config.data, config.task, table)  # before anything is deleted or created: it may be unfit
     check_target(config, dataset.parts)
-    _begin(config, output, dataset)
+    _begin(config, output, dataset, table=table)
     return _run(config, output, dataset)
 
 
@@ -88,7 +95,9 @@ def check_no_transfer(config: Config) -> None:
         raise DataError(f"transfer.mode={config.transfer.mode} needs a trained model: jaxdti transfer SOURCE_RUN ...")
 
 
-def transfer(source: Path, config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:
+def transfer(
+    source: Path, config: Config, output: Path, *, overwrite: bool = False, table: pa.Table | None = None
+) -> dict[str, Any]:
     """Carries the network of the run ``source`` to other data, as ``config.transfer`` says; returns the summary.
 
     Writes a run directory as ``train`` does, with the source's network in source/, so that it can be resumed without
@@ -117,10 +126,11 @@ def transfer(source: Path, config: Config, output: Path, *, overwrite: bool = Fa
     if output.resolve() in (source.resolve(), *source.resolve().parents):
         raise DataError(f"{output}: holds the source run; give another --output")
     check_directory(output, overwrite)
-    dataset = load_data(config.data, config.task)
+    config = recorded(config, output, table)
+    dataset = load_data(config.data, config.task, table)
     if config.transfer.mode == "shallow":
         config = replace(config, model=linear_head(config.model))
-    _begin(config, output, dataset, trained)
+    _begin(config, output, dataset, trained, table)
     return _run(config, output, dataset)
 
 
@@ -139,9 +149,13 @@ def resume(run: Path) -> dict[str, Any]:
     return _run(config, run, dataset)
 
 
-def _begin(config: Config, output: Path, dataset: Dataset, source: TrainedRun | None = None) -> None:
+def _begin(
+    config: Config, output: Path, dataset: Dataset, source: TrainedRun | None = None, table: pa.Table | None = None
+) -> None:
     """A new directory with all that resuming needs."""
     with new_directory(output):
+        if table is not None:
+            write_table(table, output / TABLE)
         if source is not None:
             copy_network(source, output / SOURCE)
         save_config(config, output / "config.yaml")

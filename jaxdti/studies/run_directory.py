@@ -5,12 +5,14 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import optax
+import pyarrow as pa
 
 from jaxdti import __version__
 from jaxdti.config import Config, load_config
@@ -18,12 +20,18 @@ from jaxdti.data.pairs.load import data_record
 from jaxdti.errors import DataError
 
 SOURCE = "source"  # folder of the network that a transferred run starts from
+TABLE = "table.parquet"  # what was trained on, where it came from memory
 
 
 SIZES_PROTOCOL = "sizes"  # in data.json of the transfer protocol by sizes, which is resumed by another command
 
 
-_BEFORE_DATA = (SOURCE, "config.yaml", "split.json", "rejected.csv")  # what a new run gets before its data.json
+_BEFORE_DATA = (SOURCE, TABLE, "config.yaml", "split.json", "rejected.csv")  # what a new run gets before its data.json
+
+
+def recorded(config: Config, output: Path, table: pa.Table | None) -> Config:
+    """The configuration with the place in ``output`` where a table from memory, if there is one, will be kept."""
+    return config if table is None else replace(config, data=replace(config.data, table=str(output / TABLE)))
 
 
 def resumable_config(run: Path) -> Config:
