@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxdti.config import Config
 from jaxdti.data.pairs.device import device_features, features_within
-from jaxdti.data.pairs.layouts import Reading
+from jaxdti.data.pairs.layouts import Columns
 from jaxdti.data.pairs.validation import PredictionData
 from jaxdti.errors import DataError
 from jaxdti.inference.joint_features import KINDS, make_joint_features
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     row_mask: Array  # bool [N], False where the row is invalid; what the network makes of it means nothing
 
 
-def featurize(config: Config, source: Path | pa.Table, **reading: Unpack[Reading]) -> Batch:
+def featurize(config: Config, source: Path | pa.Table, **columns: Unpack[Columns]) -> Batch:
     """All N rows of a table in one batch, on the default device.
 
     A is a multiple of 8 and L of 32, the least that hold every row, so that tables of like sizes share programs (under
@@ -45,7 +45,7 @@ def featurize(config: Config, source: Path | pa.Table, **reading: Unpack[Reading
     Raises:
       DataError: the table cannot be read, or no row is valid.
     """
-    found = read_unscored(config, source, **reading)
+    found = read_unscored(config, source, **columns)
     if not len(found.table):
         raise DataError(f"table: no valid row among {len(found.errors)}; first: {found.errors[0]}")
     shape = buckets_for(config.model, found.table, found.store, 1, 1).shapes[0]
@@ -57,9 +57,9 @@ def featurize(config: Config, source: Path | pa.Table, **reading: Unpack[Reading
     return Batch(features.drugs(drug, shape), features.proteins(protein, shape), jnp.asarray(mask))
 
 
-def embed_pairs(trained: TrainedRun, source: Path | pa.Table, **reading: Unpack[Reading]) -> np.ndarray:
+def embed_pairs(trained: TrainedRun, source: Path | pa.Table, **columns: Unpack[Columns]) -> np.ndarray:
     """float32 [N, joint_features] of the rows of a table, which the decoder sees; NaN where a row is invalid."""
-    return _embed(trained, read_unscored(trained.config, source, **reading), "pairs")
+    return _embed(trained, read_unscored(trained.config, source, **columns), "pairs")
 
 
 def embed_drugs(trained: TrainedRun, smiles: Sequence[str]) -> np.ndarray:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from jaxdti.config import Config, DataConfig
 from jaxdti.console import say
-from jaxdti.data.pairs.layouts import Reading
+from jaxdti.data.pairs.layouts import Columns
 from jaxdti.data.pairs.validation import PredictionData, load_for_prediction
 from jaxdti.inference.trained import TrainedRun, load_run
 
@@ -70,14 +70,14 @@ def predict(
     return table
 
 
-def read_unscored(config: Config, source: Path | pa.Table, **reading: Unpack[Reading]) -> PredictionData:
+def read_unscored(config: Config, source: Path | pa.Table, **columns: Unpack[Columns]) -> PredictionData:
     """The rows of a table under the limits of a run; what was rejected or altered in them is said.
 
-    ``reading`` has the columns and side tables, as ``predict``.
+    ``columns`` names the columns and side tables, as ``predict``.
     """
     limits = config.data
     data = DataConfig(
-        max_atoms=limits.max_atoms, max_residues=limits.max_residues, cache_dir=limits.cache_dir, **reading
+        max_atoms=limits.max_atoms, max_residues=limits.max_residues, cache_dir=limits.cache_dir, **columns
     )
     found = load_for_prediction(source, data)
     if len(found.errors) > 1 or not found.report.rejected:  # of a single pair the error says it all

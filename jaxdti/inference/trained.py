@@ -31,7 +31,7 @@ class Weights:
     label_scale: tuple[float, float]  # (mean, sd) of the training affinities; (0, 1) for classification
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TrainedRun:
     """What scoring needs of a run directory."""
 
@@ -39,6 +39,16 @@ class TrainedRun:
     members: tuple[Weights, ...]  # one, or the replicas of an ensemble
     calibration: Calibration
     calibrated: bool  # False for imported weights: plain sigmoid and threshold 0.5
+
+    def __repr__(self) -> str:
+        return f"<TrainedRun: {self.describe()}>"
+
+    def describe(self) -> str:
+        """Task, networks and parameters in a few words."""
+        count = len(self.members)
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.members[0].variables["params"]))
+        networks = f"{count} networks of {size:,} parameters each" if count > 1 else f"{size:,} parameters"
+        return f"{self.config.task}, {networks}"
 
     def score_members(self, table: InteractionTable, store: FeatureStore) -> np.ndarray:
         """float64 [members, N]: the logit, or the affinity in the unit of the training labels, of every row."""

@@ -26,14 +26,19 @@ _DRUG_KEY = Wanted("drug key", None, None, DRUG_KEY_NAMES)
 _PROTEIN_KEY = Wanted("protein key", None, None, PROTEIN_KEY_NAMES)
 
 
-class Reading(TypedDict, total=False):
-    """How to read a table of pairs: fields of ``DataConfig``, all of which may be left out."""
+class Columns(TypedDict, total=False):
+    """How to read a table of pairs without labels: fields of ``DataConfig``, all of which may be left out."""
 
     drug_column: str | None
     protein_column: str | None
-    label_column: str | None
     drugs: str | None
     proteins: str | None
+
+
+class Reading(Columns, total=False):
+    """How to read one with labels."""
+
+    label_column: str | None
 
 
 class Column(NamedTuple):
