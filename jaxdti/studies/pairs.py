@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pyarrow as pa
 from jax.sharding import Mesh
 from scipy.special import expit
 
@@ -19,6 +20,7 @@ from jaxdti.data.pairs.device import DeviceFeatures, feature_bytes, host_feature
 from jaxdti.data.pairs.load import Dataset, describe_data, load_data
 from jaxdti.data.pairs.splits import write_split
 from jaxdti.data.pairs.table import FeatureStore, InteractionTable
+from jaxdti.data.tables import write_table
 from jaxdti.errors import DataError, Interrupted, NonFiniteLoss
 from jaxdti.evaluation.selection import deep_embedded_validation, importance_weights, prediction_information
 from jaxdti.files import write_json
@@ -28,9 +30,11 @@ from jaxdti.inference.trained import TrainedRun, load_run
 from jaxdti.studies.report.pairs import SCRATCH, SOURCE_ONLY, Fitted, write_results
 from jaxdti.studies.run_directory import (
     SOURCE,
+    TABLE,
     Study,
     begin_study,
     continue_study,
+    recorded,
     resumable_config,
     resume_study,
     run_study,
@@ -52,8 +56,10 @@ SOURCE_UNCHANGED = "the source itself"
 STAGE_FOLDER = "stage_"  # folders of the runs before the last one of a gradual unfreezing, counted from 1
 
 
-def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:
+def train(config: Config, output: Path, *, overwrite: bool = False, table: pa.Table | None = None) -> dict[str, Any]:
     """Trains, evaluates and writes a run directory; returns its summary.
+
+    ``table`` is split as the file ``data.table`` would be, and kept in the directory, so that the run can be resumed.
 
     The directory holds config.yaml, environment.json, data.json, split.json, rejected.csv (if any), checkpoints/,
     metrics.jsonl, tensorboard/, weights/, model.json, predictions.parquet, baselines.json and summary.json. With
@@ -65,7 +71,7 @@ def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str,
       NonFiniteLoss, Interrupted: see ``jaxdti.training.fit.fit``; the run can be resumed after ``Interrupted``.
     """
     check_no_transfer(config)
-    return run_study(PairsStudy(), config, output, overwrite=overwrite)
+    return run_study(PairsStudy(table=table), recorded(config, output, table), output, overwrite=overwrite)
 
 
 def check_no_transfer(config: Config) -> None:
@@ -74,7 +80,9 @@ def check_no_transfer(config: Config) -> None:
         raise DataError(f"transfer.mode={config.transfer.mode} needs a trained model: jaxdti transfer SOURCE_RUN ...")
 
 
-def transfer(source: Path, config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:
+def transfer(
+    source: Path, config: Config, output: Path, *, overwrite: bool = False, table: pa.Table | None = None
+) -> dict[str, Any]:
     """Carries the network of the run ``source`` to other data, as ``config.transfer`` says; returns the summary.
 
     Writes a run directory as ``train`` does, with the source's network in source/, so that it can be resumed without
@@ -104,7 +112,7 @@ def transfer(source: Path, config: Config, output: Path, *, overwrite: bool = Fa
         raise DataError(f"{output}: holds the source run; give another --output")
     if config.transfer.mode == "shallow":
         config = replace(config, model=linear_head(config.model))
-    return run_study(PairsStudy(trained), config, output, overwrite=overwrite)
+    return run_study(PairsStudy(trained, table=table), recorded(config, output, table), output, overwrite=overwrite)
 
 
 def resume(run: Path) -> dict[str, Any]:
@@ -125,14 +133,17 @@ class PairsStudy(Study[Dataset, dict[str, Any]]):
 
     source: TrainedRun | None = None  # copied into a new directory, where a transfer begins
     origin: str = SOURCE_UNCHANGED  # what the summary calls the network that a transfer starts from
+    table: pa.Table | None = None  # what to train on, in place of the file ``data.table``
 
     def load(self, config: Config) -> Dataset:
-        dataset = load_data(config.data, config.task)
+        dataset = load_data(config.data, config.task, self.table)
         if config.transfer.mode == "none":
             check_target(config, dataset.parts)
         return dataset
 
     def begin(self, config: Config, folder: Path) -> None:
+        if self.table is not None:
+            write_table(self.table, folder / TABLE)
         if self.source is not None:
             copy_network(self.source, folder / SOURCE)
         super().begin(config, folder)

@@ -9,12 +9,14 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
 import optax
+import pyarrow as pa
 
 from jaxdti import __version__
 from jaxdti.config import Config, load_config, save_config
@@ -25,9 +27,10 @@ from jaxdti.files import write_json
 from jaxdti.training.signals import stop_signals
 
 SOURCE = "source"  # folder of the network that a transferred run starts from
+TABLE = "table.parquet"  # what was trained on, where it came from memory
 SIZES_PROTOCOL = "sizes"  # in data.json of the transfer protocol by sizes, which is resumed by another command
 # What a new run gets before its data.json.
-_FILES_BEFORE_DATA = (SOURCE, "config.yaml", "split.json", "rejected.csv", "left_out.csv")
+_FILES_BEFORE_DATA = (SOURCE, TABLE, "config.yaml", "split.json", "rejected.csv", "left_out.csv")
 
 Data = TypeVar("Data")
 Result = TypeVar("Result")
@@ -137,6 +140,11 @@ def interruptible() -> Iterator[StopCheck]:
     """Signals do not end the process here, but are noted for the check."""
     with stop_signals() as received:
         yield StopCheck(received)
+
+
+def recorded(config: Config, output: Path, table: pa.Table | None) -> Config:
+    """The configuration with the place in ``output`` where a table from memory, if there is one, will be kept."""
+    return config if table is None else replace(config, data=replace(config.data, table=str(output / TABLE)))
 
 
 def resumable_config(run: Path) -> Config:
