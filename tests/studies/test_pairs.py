@@ -78,6 +78,7 @@ def finished(tiny_config, tmp_path_factory):
     return config, run, summary
 
 
+@pytest.mark.slow
 def test_the_run_directory_holds_what_it_should(finished):
     config, run, _ = finished
     assert sorted(path.name for path in run.iterdir()) == sorted(FILES)
@@ -445,6 +446,7 @@ def test_a_bad_label_late_in_a_run_leaves_the_checkpoint_of_the_last_good_epoch(
     assert resume(run)["epochs"] == 3  # the label is good again
 
 
+@pytest.mark.slow
 def test_encoding_each_protein_once_changes_no_result_without_dropout(
     tiny_config, tmp_path, monkeypatch, capfd, steady_adam
 ):
@@ -473,6 +475,7 @@ def ensemble(tiny_config, tmp_path_factory, steady_adam):
         return config, run, train(config, run)
 
 
+@pytest.mark.slow
 def test_replicas_leave_a_run_each_and_the_mean_of_their_scores(ensemble):
     config, run, summary = ensemble
     members = [pq.read_table(run / "replicas" / str(i) / "predictions.parquet").to_pydict() for i in range(3)]
@@ -521,6 +524,7 @@ def test_an_ensemble_scores_as_its_predictions_and_its_members_as_theirs(ensembl
     )
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_a_run_of_a_known_network_compiles_nothing_again(tiny_config, tmp_path, capfd, fresh_programs):
     def compiled(name, config) -> list[str]:

@@ -65,6 +65,7 @@ def finished(config, tmp_path_factory):
     return run_sizes(config, output), output
 
 
+@pytest.mark.slow
 def test_every_method_size_and_repeat_is_scored(finished):
     table, output = finished
     found = {(row["source"], row["method"], row["size"]): row["repeats"] for row in table.rows}
@@ -81,6 +82,7 @@ def test_every_method_size_and_repeat_is_scored(finished):
     assert next(row["auroc"] for row in table.rows if row["method"] == "source") > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_it_is_deterministic_and_goes_on_after_an_interrupt(config, finished, tmp_path, monkeypatch):
     output = tmp_path / "run"
@@ -196,6 +198,7 @@ def test_what_cannot_be_run_is_refused(config, finished, tmp_path):
         resume_sizes(changed)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_ends_as_the_others_do(config, finished, tmp_path, capsys, monkeypatch):
     run = lambda *words: cli.main(["transfer", "--protocol", "sizes", *map(str, words)])
     assert run("--resume", finished[1]) == 0

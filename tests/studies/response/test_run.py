@@ -53,6 +53,7 @@ def run(tmp_path_factory):
     return code, folder / "run"
 
 
+@pytest.mark.slow
 def test_it_succeeds_and_writes_what_it_promises(run):
     code, output = run
     assert code == 0
@@ -114,6 +115,7 @@ def test_the_table_is_printed(run, capsys):
     assert "the truth itself: mean AUROC" in out and f"written to {run[1]}" in out
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_an_interrupted_run_is_resumed_to_the_same_predictions(run, tmp_path, monkeypatch, capsys):
     (tmp_path / "study.yaml").write_text(SETTINGS)
