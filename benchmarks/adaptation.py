@@ -35,14 +35,12 @@ def measure(cases: list[tuple[str, str]], repeats: int) -> list[Row]:
     from jaxdti.data.pairs.device import host_features
     from jaxdti.data.pairs.load import load_data
     from jaxdti.inference.scoring import buckets_for
-    from jaxdti.studies.pairs import make_method
+    from jaxdti.studies.pairs import make_task
     from jaxdti.training.mesh import REPLICATED, STATES, make_mesh, put
-    from jaxdti.training.optimizer import make_optimizer
     from jaxdti.training.progress import Reporter
     from jaxdti.training.state import init_replicas
     from jaxdti.training.streamed import chunk_programs
-    from jaxdti.training.supervised import hyper_parameters
-    from jaxdti.training.task import Replica
+    from jaxdti.training.supervised import hyper_parameters, pair_trial
 
     base = Config(data=DataConfig(dataset=DATASET), training=TrainingConfig(batch_size=BATCH, chunk_steps=1))
     dataset = load_data(base.data, base.task)
@@ -53,15 +51,15 @@ def measure(cases: list[tuple[str, str]], repeats: int) -> list[Row]:
     steps, compiling = {}, {}
     for method, batchnorm in cases:
         config = replace(base, adaptation=AdaptationConfig(method=method, batchnorm=batchnorm, start=0))
-        how = make_method([Replica(config, dataset.parts)], dataset.table, buckets)
-        tx = make_optimizer(config.training, 100, how.rate_of)
-        ignore = lambda *anything: None
-        run = chunk_programs(how, features, buckets, tx, mesh, Reporter(ignore, ignore, ignore, ignore))
-        chunk = next(chunk for chunk in how.plan(0) if chunk.bucket == bucket)
+        trials, unscored = [pair_trial(config, dataset.table, dataset.parts)], lambda network, rows: rows
+        how = make_task(config, trials, dataset.table, features, buckets, unscored)
+        tx = how.optimizer(config.training, 100)
+        run = chunk_programs(how, tx, mesh, Reporter())
+        chunk = next(chunk for chunk in how.plan.epoch(0) if chunk.bucket == bucket)
         state = [put(init_replicas(how.init, tx, [0], [hyper_parameters(config)]), mesh, STATES)]
 
         def step(run, state, chunk, how) -> None:
-            state[0], metrics = run(state[0], chunk.bucket, how.batch(chunk.rows))
+            state[0], metrics = run(state[0], chunk.bucket, how.plan.batch(chunk.rows))
             jax.block_until_ready((state[0], metrics))
 
         steps[method, batchnorm] = partial(step, run, state, chunk, how)

@@ -66,20 +66,22 @@ def measure_vectors(batch: int, replicas: int, *, repeats: int) -> Row:
     """As ``measure``, for whole trainings of a plain network on feature vectors, ``STEPS`` steps each."""
     from jaxdti.config import TrainingConfig
     from jaxdti.models.fnn import FNN, init_fnn
-    from jaxdti.training.resident import fit_vectors
-    from jaxdti.training.task import VectorReplica
+    from jaxdti.training.fit import fit
+    from jaxdti.training.supervised import row_task
+    from jaxdti.training.task import Trial
 
     rng, model = np.random.default_rng(0), FNN()
     features = jnp.asarray(rng.random((STEPS * batch // 4, FINGERPRINT)) < 0.05, jnp.uint8)
     label = rng.integers(0, 2, len(features)).astype(np.float32)
-    members = [VectorReplica(train=np.arange(len(features)), label=label, seed=seed) for seed in range(replicas)]
+    rows = {"train": np.arange(len(features))}
+    members = [Trial(rows=rows, label=label, seed=seed) for seed in range(replicas)]
     config = TrainingConfig(epochs=4, batch_size=batch)
     init = partial(init_fnn, model, FINGERPRINT)
-    fit = lambda chosen: fit_vectors(model, init, features, chosen, config)  # waits for the losses
+    train = lambda trials: fit(row_task(model, init, features, trials, batch), trials, config)  # waits for the losses
     functions = {
-        "together": lambda: fit(members),
-        "separate": lambda: [fit([one]) for one in members],
-        "one": lambda: fit(members[:1]),
+        "together": lambda: train(members),
+        "separate": lambda: [train([one]) for one in members],
+        "one": lambda: train(members[:1]),
     }
     start = time.perf_counter()
     functions["together"]()

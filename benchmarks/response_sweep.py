@@ -28,10 +28,11 @@ from harness import (
 from jaxdti.config import HeadConfig, PlantedExpressionConfig, ResponseConfig
 from jaxdti.data.expression.study import load_study
 from jaxdti.models.response_head import Encoder, ResponseHead
-from jaxdti.studies.response.heads import _init, _replicas, _training, encoders_together
+from jaxdti.studies.response.heads import _init, _training, _trials, encoders_together
 from jaxdti.studies.response.pretraining import _programs, plan_batches, settings_of
 from jaxdti.training.codeae import Profiles
-from jaxdti.training.resident import fit_vectors
+from jaxdti.training.fit import fit
+from jaxdti.training.supervised import row_task
 
 DRUGS, SETTINGS, FOLDS = 7, 60, 5
 GENES, SOURCE, TARGET = 1426, 600, 2000  # about the paper's
@@ -143,14 +144,18 @@ def classifiers(study, encoders: int, repeats: int) -> Row:
     for first in range(0, encoders, size):
         part = codes[first : first + size]
         seeds = range(first, first + len(part))
-        replicas = _replicas(study, [Encoder("ae", seed, None) for seed in seeds], FOLDS, heads)
+        replicas = _trials(study, [Encoder("ae", seed, None) for seed in seeds], FOLDS, heads)
         groups.append((part.reshape(-1, part.shape[-1]), replicas))
     own = groups[0][1][0]
     init = _init(model, 128)
-    fit = lambda features, chosen: fit_vectors(model, init, features, chosen, _training(heads), select="loss")
+
+    def train(features, trials):
+        task = row_task(model, init, features, trials, heads.batch_size, select="loss")
+        return fit(task, trials, _training(heads))
+
     functions = {
-        "together": lambda: [fit(*group) for group in groups],
-        "one by one": lambda: fit(codes[0], [own]),
+        "together": lambda: [train(*group) for group in groups],
+        "one by one": lambda: train(codes[0], [own]),
     }
     start = time.perf_counter()
     functions["together"]()
@@ -226,10 +231,10 @@ def torch_autoencoder(study, pre, steps: int, threads: int):
     return run
 
 
-def torch_classifier(codes: np.ndarray, replica, heads: HeadConfig, threads: int):
+def torch_classifier(codes: np.ndarray, trial, heads: HeadConfig, threads: int):
     torch, device = torch_setup()
-    x, label = torch.tensor(codes, device=device), torch.tensor(replica.label, dtype=torch.float32, device=device)
-    train, validation = (torch.tensor(rows, device=device) for rows in (replica.train, replica.validation))
+    x, label = torch.tensor(codes, device=device), torch.tensor(trial.label, dtype=torch.float32, device=device)
+    train, validation = (torch.tensor(rows, device=device) for rows in (trial.rows["train"], trial.rows["validation"]))
     loss_of = torch.nn.BCEWithLogitsLoss()
 
     def run() -> None:

@@ -123,14 +123,13 @@ def measure(*, batch: int, dtype: str, buckets: int, samples: int, profile: Path
     from jaxdti.data.pairs.load import load_data
     from jaxdti.inference.scoring import buckets_for
     from jaxdti.memory import keep_freed_memory
-    from jaxdti.studies.pairs import make_method
+    from jaxdti.studies.pairs import make_task
     from jaxdti.training.mesh import REPLICATED, STATES, make_mesh, put
     from jaxdti.training.optimizer import make_optimizer
     from jaxdti.training.progress import Reporter
     from jaxdti.training.state import init_replicas
     from jaxdti.training.streamed import chunk_programs
-    from jaxdti.training.supervised import hyper_parameters
-    from jaxdti.training.task import Replica
+    from jaxdti.training.supervised import hyper_parameters, pair_trial
 
     keep_freed_memory()  # as the command line does
     config = Config(
@@ -142,20 +141,21 @@ def measure(*, batch: int, dtype: str, buckets: int, samples: int, profile: Path
     table, store = dataset.table, dataset.store
     chosen = buckets_for(config.model, table, store, buckets, batch)
     compiled: list[float] = []
-    ignore = lambda *anything: None
-    report = Reporter(ignore, ignore, ignore, lambda name, seconds: compiled.append(seconds))
-    method = make_method([Replica(config, dataset.parts)], table, chosen)
+    report = Reporter(compiled=lambda name, seconds: compiled.append(seconds))
     tx = make_optimizer(config.training, 100)
     mesh = make_mesh(1, batch)
-    run = chunk_programs(method, put(host_features(store), mesh, REPLICATED), chosen, tx, mesh, report)
-    state = put(init_replicas(method.init, tx, [0], [hyper_parameters(config)]), mesh, STATES)
-    plans = (method.plan(epoch) for epoch in range(10**6))
+    features = put(host_features(store), mesh, REPLICATED)
+    unscored = lambda network, rows: rows
+    task = make_task(config, [pair_trial(config, table, dataset.parts)], table, features, chosen, unscored)
+    run = chunk_programs(task, tx, mesh, report)
+    state = put(init_replicas(task.init, tx, [0], [hyper_parameters(config)]), mesh, STATES)
+    plans = (task.plan.epoch(epoch) for epoch in range(10**6))
     chunks = [chunk for chunk in next(plans)]
     while sum((chunk.rows >= 0).sum() for chunk in chunks) < samples:
         chunks += next(plans)
     warm = {chunk.bucket: chunk for chunk in chunks}
     for chunk in warm.values():
-        state, metrics = run(state, chunk.bucket, method.batch(chunk.rows))
+        state, metrics = run(state, chunk.bucket, task.plan.batch(chunk.rows))
     jax.block_until_ready(metrics)
 
     done = count = 0
@@ -163,14 +163,14 @@ def measure(*, batch: int, dtype: str, buckets: int, samples: int, profile: Path
     start = time.perf_counter()
     while done < samples:
         chunk = chunks[count]
-        state, metrics = run(state, chunk.bucket, method.batch(chunk.rows))
+        state, metrics = run(state, chunk.bucket, task.plan.batch(chunk.rows))
         done, count = done + int((chunk.rows >= 0).sum()), count + 1
         taken.append(chunk.rows[chunk.rows >= 0])
     jax.block_until_ready((state, metrics))
     seconds = time.perf_counter() - start
     with jax.profiler.trace(str(profile), create_perfetto_trace=True) if profile else contextlib.nullcontext():
         for chunk in chunks[:10] if profile else ():
-            state, metrics = run(state, chunk.bucket, method.batch(chunk.rows))
+            state, metrics = run(state, chunk.bucket, task.plan.batch(chunk.rows))
         jax.block_until_ready(metrics)
 
     rows = np.concatenate(taken)

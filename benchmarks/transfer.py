@@ -46,8 +46,7 @@ def drugban_rows(quick: bool) -> list[Row]:
     from jaxdti.training.state import init_replicas
     from jaxdti.training.step import chunk_steps
     from jaxdti.training.streamed import chunk_programs
-    from jaxdti.training.supervised import hyper_parameters
-    from jaxdti.training.task import Replica
+    from jaxdti.training.supervised import hyper_parameters, pair_task, pair_trial
 
     base = Config(data=DataConfig(dataset=DATASET), training=TrainingConfig(batch_size=BATCH, buckets=6))
     dataset = load_data(base.data, base.task)
@@ -68,18 +67,18 @@ def drugban_rows(quick: bool) -> list[Row]:
     for frozen, mode in modes.items():
         config = replace(base, transfer=mode)
         start = time.perf_counter()
-        method = transferred([source], [Replica(config, parts)], table, features, buckets, scale, chunk_steps())
+        trials, full = [pair_trial(config, table, parts)], make_scorer(base.model, features, table, buckets, BATCH)
+        plain = pair_task(config, trials, table, features, buckets, full, chunk_steps())
+        task = transferred(config, [source], plain, trials, table, features)
         once = time.perf_counter() - start
         compiled: list[float] = []
-        ignore = lambda *anything: None
-        report = Reporter(ignore, ignore, ignore, lambda name, seconds, compiled=compiled: compiled.append(seconds))
-        inputs = put(features if method.inputs is None else method.inputs, mesh, REPLICATED)
-        used = method.buckets or buckets
+        report = Reporter(compiled=lambda name, seconds, compiled=compiled: compiled.append(seconds))
+        task = replace(task, inputs=put(task.inputs, mesh, REPLICATED))
         tx = make_optimizer(base.training, 100)
-        state = put(init_replicas(method.init, tx, [0], [hyper_parameters(config)]), mesh, STATES)
-        epochs[frozen] = Epoch(method, chunk_programs(method, inputs, used, tx, mesh, report), state)
+        state = put(init_replicas(task.init, tx, [0], [hyper_parameters(config)]), mesh, STATES)
+        epochs[frozen] = Epoch(task, chunk_programs(task, tx, mesh, report), state)
         epochs[frozen].compile()
-        scorer = method.scorer or make_scorer(base.model, features, table, buckets, BATCH)
+        scorer = task.selector.scorer
         network = take_replica(epochs[frozen].state.variables, 0, mesh)
         scorer(network, parts["validation"])
         start = time.perf_counter()
@@ -89,7 +88,7 @@ def drugban_rows(quick: bool) -> list[Row]:
             "frozen": frozen,
             "batch": BATCH,
             "scoring_seconds": time.perf_counter() - start,
-            "once_seconds": once if method.inputs is not None else None,
+            "once_seconds": once if mode.frozen else None,
             "compile_seconds": sum(compiled),
         }
     pieces = {frozen: epoch.train_piece for frozen, epoch in epochs.items()}
@@ -116,14 +115,15 @@ def fnn_rows(quick: bool) -> list[Row]:
 
     from jaxdti.config import TrainingConfig
     from jaxdti.models.fnn import FNN, init_fnn, split, take_layers
+    from jaxdti.training.fit import fit
     from jaxdti.training.replicas import predict_vectors
-    from jaxdti.training.resident import fit_vectors
-    from jaxdti.training.task import VectorReplica
+    from jaxdti.training.supervised import row_task
+    from jaxdti.training.task import Trial
 
     bits, compounds, model, rng = 2048, 512 if quick else 4096, FNN(), np.random.default_rng(0)
     fingerprints = jnp.asarray(rng.random((compounds, bits)) < 0.03, jnp.uint8)
     label = rng.integers(0, 2, compounds).astype(np.float32)
-    replica = VectorReplica(train=np.arange(compounds), label=label, dropout=0.1)
+    trials = [Trial(rows={"train": np.arange(compounds)}, label=label, hyper={"dropout": 0.1})]
     config = TrainingConfig(epochs=1, batch_size=BATCH)
     init = partial(init_fnn, model, bits)
     variables = jax.tree.map(lambda leaf: leaf[None], init(0))
@@ -135,7 +135,9 @@ def fnn_rows(quick: bool) -> list[Row]:
     once = time.perf_counter() - start
     cases = {"nothing": (model, fingerprints, variables), "layer 1": (upper, hidden, take_layers(variables, upper))}
     epochs = {
-        name: lambda part=part, x=x, begin=begin: fit_vectors(part, init, x, [replica], config, variables=begin)
+        name: lambda part=part, x=x, begin=begin: fit(
+            row_task(part, init, x, trials, BATCH), trials, config, start=begin
+        )
         for name, (part, x, begin) in cases.items()
     }
     compiling = {name: spent[0] for name, spent in interleaved(epochs, 1).items()}
@@ -161,14 +163,14 @@ def fnn_rows(quick: bool) -> list[Row]:
 class Epoch:
     """One epoch of training in ``BLOCKS`` pieces."""
 
-    def __init__(self, method: Any, run: Any, state: Any):
-        self.method, self.run, self.state = method, run, state
-        self.chunks = method.plan(0)
+    def __init__(self, task: Any, run: Any, state: Any):
+        self.plan, self.run, self.state = task.plan, run, state
+        self.chunks = self.plan.epoch(0)
         self.done = 0
 
     def compile(self) -> None:
         """The first chunk of every program."""
-        programs = {(chunk.bucket, self.method.proteins(chunk)): chunk for chunk in reversed(self.chunks)}
+        programs = {(chunk.bucket, self.plan.distinct(chunk)): chunk for chunk in reversed(self.chunks)}
         self._train(list(programs.values()))
 
     def train_piece(self) -> None:
@@ -177,8 +179,8 @@ class Epoch:
 
     def _train(self, chunks: list[Any]) -> None:
         for chunk in chunks:
-            batches = self.method.batch(chunk.rows)
-            self.state, metrics = self.run(self.state, chunk.bucket, batches, self.method.proteins(chunk))
+            batches = self.plan.batch(chunk.rows)
+            self.state, metrics = self.run(self.state, chunk.bucket, batches, self.plan.distinct(chunk))
         jax.block_until_ready((self.state, metrics))
 
 

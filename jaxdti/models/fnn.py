@@ -84,3 +84,21 @@ def take_layers(variables: Mapping[str, Any], part: FNN) -> dict[str, Any]:
     if part.outputs is not None:
         names.add("output")
     return {kind: {name: tree[name] for name in tree if name in names} for kind, tree in variables.items()}
+
+
+def hidden_and_logits(
+    model: FNN,
+    variables: dict[str, Any],
+    x: Array,
+    mask: Array,
+    dropout: Array | float = 0.0,
+    rng: Array | None = None,
+) -> tuple[tuple[Array, Array], Any]:
+    """The last hidden layer and the logits, and the running statistics; training where there is an ``rng``."""
+    lower, upper = split(model, len(model.features))
+    rngs = None if rng is None else {"dropout": rng}
+    hidden, updates = lower.apply(
+        take_layers(variables, lower), x, mask, dropout, train=rng is not None, rngs=rngs, mutable=["batch_stats"]
+    )
+    logits: Any = upper.apply(take_layers(variables, upper), hidden, mask, train=False)
+    return (hidden, logits), updates["batch_stats"]

@@ -5,7 +5,6 @@ at once, by default each domain with batch statistics of its own, and the method
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 import scipy.special
 from jax import Array
 
-from jaxdti.adaptation.domains import SOURCE, TARGET, Domains, class_probabilities
+from jaxdti.adaptation.domains import SOURCE, TARGET, Domains
 from jaxdti.adaptation.methods import CLASS_WEIGHTED, adaptation_loss, adaptation_strength, init_adaptation
 from jaxdti.adaptation.pada import source_weights
 from jaxdti.adaptation.san import class_weights, target_entropy
@@ -26,22 +25,16 @@ from jaxdti.data.pairs.table import InteractionTable
 from jaxdti.errors import DataError
 from jaxdti.layers.means import masked_mean
 from jaxdti.models.drugban import DrugBAN, init_variables
-from jaxdti.models.fnn import FNN, init_fnn, split, take_layers
+from jaxdti.models.fnn import FNN, hidden_and_logits, init_fnn
 from jaxdti.training.mesh import of_lead
-from jaxdti.training.objective import Objective, binding_loss
+from jaxdti.training.objective import Objective
 from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.plans import BesidePlan, EvenPlan, RowBatch, steps_of
-from jaxdti.training.selection import (
-    SelectionRows,
-    masked_deep_embedded_validation,
-    masked_importance_weights,
-    masked_information,
-)
-from jaxdti.training.supervised import PairSelector, describe_pairs, label_losses, metric
+from jaxdti.training.selection import TracedSelector
+from jaxdti.training.supervised import PairSelector, describe_pairs, label_losses
 from jaxdti.training.task import Refresh, Scorer, Task, Trial, Variables, traced_hyper
 
 _MOMENTUM = 0.9  # of the running statistics
-_MOST_COMPARED = 2000  # rows of each domain, to tell source from target by their features
 
 # (variables of the network, inputs of a batch [B, ...], mask bool [B], dropout, key)
 # -> ((features [B, F], logits [B, K]), running statistics)
@@ -302,21 +295,16 @@ def adapted_row_task(
     batch_size: int,
     epochs: int,
     *,
-    select: str | None = None,
+    selector: TracedSelector | None = None,
 ) -> Task:
     """``adaptation.method`` on feature vectors: the network's last hidden layer is compared. As ``row_task``.
 
     Args:
       model: with hidden layers and K >= 2 outputs.
-      select: a validation metric, or what ``TargetSelector`` finds.
-
-    Raises:
-      ValueError: no such ``select``.
+      selector: which epoch is kept, see ``target_selection.row_selector``; None: the last one.
     """
     plan = EvenPlan(trials, batch_size)
     separate, inputs, classes = adaptation.batchnorm == "separate", features.shape[-1], model.outputs or 0
-    network = partial(_source_network, separate)
-    selector = row_selector(model, adaptation, select, network) if select else None
     forward = partial(hidden_and_logits, model)
     steps = plan.steps_per_epoch
 
@@ -336,12 +324,8 @@ def adapted_row_task(
         refresh=Refresh(partial(_target_classes, model, separate), adaptation.refresh_steps)
         if _by_whole_target(adaptation)
         else None,
-        key=("adapted rows", model, adaptation, epochs, steps, inputs, select),
+        key=("adapted rows", model, adaptation, epochs, steps, inputs, selector),
     )
-
-
-def _source_network(separate: bool, variables: Variables) -> Variables:
-    return network_of(variables, SOURCE if separate else None)
 
 
 def _both_rows(features: Array, batch: RowBatch) -> BothDomains:
@@ -361,89 +345,9 @@ def _row_hyper(adaptation: AdaptationConfig, classes: int, trial: Trial) -> dict
     return plain | {name: np.asarray(value, np.float32) for name, value in more.items()}
 
 
-def hidden_and_logits(
-    model: FNN,
-    variables: Variables,
-    x: Array,
-    mask: Array,
-    dropout: Array | float = 0.0,
-    rng: Array | None = None,
-) -> tuple[tuple[Array, Array], Any]:
-    """The last hidden layer and the logits, and the running statistics; training where there is an ``rng``."""
-    lower, upper = split(model, len(model.features))
-    rngs = None if rng is None else {"dropout": rng}
-    hidden, updates = lower.apply(
-        take_layers(variables, lower), x, mask, dropout, train=rng is not None, rngs=rngs, mutable=["batch_stats"]
-    )
-    logits: Any = upper.apply(take_layers(variables, upper), hidden, mask, train=False)
-    return (hidden, logits), updates["batch_stats"]
-
-
 def _target_classes(model: FNN, separate: bool, variables: Variables, features: Array, rows: Array) -> dict[str, Array]:
     """Mean prediction over the whole target, scored as at test time."""
     network: Any = network_of(variables, TARGET if separate else None)
     mask = rows >= 0
     logits: Any = model.apply(network, features[jnp.maximum(rows, 0)], mask, train=False)
     return {"target_classes": class_weights(jax.nn.softmax(logits), mask)}
-
-
-def row_selector(
-    model: FNN,
-    adaptation: AdaptationConfig,
-    select: str,
-    network: Callable[[Variables], Variables] | None = None,
-) -> Any:
-    """The selector that ``select`` names: "accuracy", ..., of the source's validation, or "information",
-    "importance" of the target."""
-    if select in TARGET_SELECTIONS:
-        return TargetSelector(model, adaptation, select)
-    return metric(model, "classification", select, network)
-
-
-TARGET_SELECTIONS = ("information", "importance")
-
-
-@dataclass(frozen=True)
-class TargetSelector:
-    """How good a network is on the target, told without a target label; equal ones share programs.
-
-    "information" is that of the predictions on all target rows (``masked_information``), "importance" minus the
-    cross-entropy of the source's validation rows, weighted towards the target by a classifier of the domain on at most
-    2,000 training rows and 2,000 target rows (``masked_deep_embedded_validation``). Rows of each domain go through the
-    network as at test time.
-    """
-
-    model: FNN
-    adaptation: AdaptationConfig
-    formula: str
-
-    needs = frozenset({"validation", "target_train"})
-
-    @property
-    def name(self) -> str:
-        return f"selection_{self.formula}"
-
-    def __call__(self, variables: Variables, inputs: Any, rows: SelectionRows, hyper: dict[str, Array]) -> Array:
-        formula = {"information": self._information, "importance": self._importance}[self.formula]
-        return formula(variables, inputs, rows)
-
-    def _outputs(self, variables: Variables, features: Array, rows: Array, domain: int) -> tuple[Array, Array, Array]:
-        """Hidden features, logits and mask of rows, -1 where there is none."""
-        if self.adaptation.method != "none":
-            variables = network_of(variables, domain if self.adaptation.batchnorm == "separate" else None)
-        mask = rows >= 0
-        return *hidden_and_logits(self.model, variables, features[jnp.maximum(rows, 0)], mask)[0], mask
-
-    def _information(self, variables: Variables, features: Array, rows: SelectionRows) -> Array:
-        assert rows.target is not None
-        _, logits, mask = self._outputs(variables, features, rows.target, TARGET)
-        return masked_information(class_probabilities(logits), mask)
-
-    def _importance(self, variables: Variables, features: Array, rows: SelectionRows) -> Array:
-        assert rows.source is not None and rows.target is not None
-        source, _, source_mask = self._outputs(variables, features, rows.source[:_MOST_COMPARED], SOURCE)
-        target, _, target_mask = self._outputs(variables, features, rows.target[:_MOST_COMPARED], TARGET)
-        held = jnp.where(rows.validation.row_mask, rows.validation.row, -1)
-        points, logits, mask = self._outputs(variables, features, held, SOURCE)
-        weight = masked_importance_weights(source, source_mask, target, target_mask, points)
-        return -masked_deep_embedded_validation(binding_loss(logits, rows.validation.label, mask), weight, mask)

@@ -20,11 +20,11 @@ SCRIPT = """
 import os, signal, sys
 import jax
 jax.config.update("jax_default_matmul_precision", "highest")
-from jaxdti.training import fit as loop
+from jaxdti.training import streamed
 from jaxdti.training import supervised as method_module
 from jaxdti.cli import main
 
-real, seen, loop._CONTACT_CHUNKS = method_module.pair_batch, [], 2
+real, seen, streamed._CONTACT_CHUNKS = method_module.pair_batch, [], 2
 
 def hooked(table, rows):
     seen.append(rows)
@@ -80,6 +80,7 @@ def own_words(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if not line.startswith(("[Gloo]", "E0", "W0", "I0")))
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_stop_together_and_resume(tiny_config, tmp_path, compile_fast_and_once):
     config = tiny_config(epochs=2, buckets=1, learning_rate=1e-5, replicas=1)
     train(config, tmp_path / "one")

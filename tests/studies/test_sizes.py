@@ -11,6 +11,7 @@ from jaxdti import cli
 from jaxdti.config import Config, DataConfig, OutputConfig, SizesConfig, TrainingConfig, TransferConfig
 from jaxdti.data.vectors.families import NO_SOURCE
 from jaxdti.errors import DataError
+from jaxdti.studies import run_directory
 from jaxdti.studies import sizes as size_protocol
 from jaxdti.studies.sizes import resume_sizes, run_sizes
 
@@ -64,6 +65,7 @@ def finished(config, tmp_path_factory):
     return run_sizes(config, output), output
 
 
+@pytest.mark.slow
 def test_every_method_size_and_repeat_is_scored(finished):
     table, output = finished
     found = {(row["source"], row["method"], row["size"]): row["repeats"] for row in table.rows}
@@ -80,6 +82,7 @@ def test_every_method_size_and_repeat_is_scored(finished):
     assert next(row["auroc"] for row in table.rows if row["method"] == "source") > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_it_is_deterministic_and_goes_on_after_an_interrupt(config, finished, tmp_path, monkeypatch):
     output = tmp_path / "run"
@@ -107,7 +110,7 @@ def test_it_is_deterministic_and_goes_on_after_an_interrupt(config, finished, tm
 
 
 def test_a_signal_ends_it_between_two_program_calls(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(size_protocol, "stop_signals", stopped_by(15))
+    monkeypatch.setattr(run_directory, "stop_signals", stopped_by(15))
     with pytest.raises(size_protocol.Interrupted) as stop:
         run_sizes(config, tmp_path / "run")
     assert stop.value.signal == 15
@@ -124,16 +127,16 @@ def test_frozen_layers_use_stored_statistics_and_do_not_move(config, monkeypatch
     experiment = size_protocol._prepare(config)
     models = size_protocol._source_models(experiment, _Nowhere(), lambda *_: None)
     seen = {}
-    fit = size_protocol.fit_vectors
+    fit, inputs = size_protocol.fit, experiment.fingerprints.shape
 
-    def spy(model, init, features, replicas, training, **settings):
-        result = fit(model, init, features, replicas, training, **settings)
-        if model.first:
+    def spy(task, trials, training, **settings):
+        result = fit(task, trials, training, **settings)
+        if task.inputs.shape != inputs:
             seen.setdefault("names", set(result.variables["params"]))
-            seen.setdefault("features", np.asarray(features))
+            seen.setdefault("features", np.asarray(task.inputs))
         return result
 
-    monkeypatch.setattr(size_protocol, "fit_vectors", spy)
+    monkeypatch.setattr(size_protocol, "fit", spy)
     size_protocol._with_source(experiment, "a", models["b"], lambda *_: None)
     assert seen["names"] == {"hidden_1", "norm_1", "output"}  # no parameter, moment or gradient of the frozen layer
     tree = jax.tree.map(np.float64, models["b"])
@@ -150,15 +153,15 @@ def test_no_source_row_is_a_test_compound(config, monkeypatch):
     experiment = size_protocol._prepare(config)
     given = []
 
-    def spy(model, init, features, replicas, training, **settings):
-        given.extend(replicas)
+    def spy(task, trials, training, **settings):
+        given.extend(trials)
         raise InterruptedError
 
-    monkeypatch.setattr(size_protocol, "fit_vectors", spy)
+    monkeypatch.setattr(size_protocol, "fit", spy)
     with pytest.raises(InterruptedError):
         size_protocol._source_models(experiment, _Nowhere(), lambda *_: None)
     assert len(given) == 1
-    rows = np.concatenate([given[0].train, given[0].validation])
+    rows = np.concatenate([given[0].rows["train"], given[0].rows["validation"]])
     assert len(np.unique(rows)) == len(rows) == len(experiment.plain) - len(experiment.sets["a"].test)
     assert not np.intersect1d(rows, experiment.sets["a"].test).size
 
@@ -195,12 +198,13 @@ def test_what_cannot_be_run_is_refused(config, finished, tmp_path):
         resume_sizes(changed)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_ends_as_the_others_do(config, finished, tmp_path, capsys, monkeypatch):
     run = lambda *words: cli.main(["transfer", "--protocol", "sizes", *map(str, words)])
     assert run("--resume", finished[1]) == 0
     out = capsys.readouterr().out
     assert "mean test AUROC" in out and "scratch" in out and "mode2, source each, against scratch:" in out
-    monkeypatch.setattr(size_protocol, "stop_signals", stopped_by(15))
+    monkeypatch.setattr(run_directory, "stop_signals", stopped_by(15))
     folder = tmp_path / "stopped"
     flags = [f"--data.{name}={getattr(config.data, name)}" for name in ("table", "drugs", "proteins")]
     flags += [

@@ -39,6 +39,7 @@ def flags(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_from_tables_to_results(flags, tmp_path, capsys):
     assert main(["train", "--vectors.methods=none,san", *flags]) == 0
     shown = capsys.readouterr().out
@@ -64,6 +65,36 @@ def test_from_tables_to_results(flags, tmp_path, capsys):
         load_run(tmp_path / "run")
 
 
+def test_a_training_that_is_stopped_goes_on_from_its_last_epoch(flags, tmp_path, capsys, monkeypatch):
+    whole, run, seen = tmp_path / "run", tmp_path / "stopped", []
+    flags = ["--vectors.methods=dann", "--output.baselines=false", *flags]
+    assert main(["train", *flags]) == 0
+    records = [json.loads(line) for line in (whole / "methods" / "dann" / "metrics.jsonl").read_text().splitlines()]
+    assert [(record["epoch"], record["replica"]) for record in records] == [
+        (e, i) for e in range(1, 13) for i in (0, 1)
+    ]
+    assert {"loss", "step", "seconds", "samples_per_second"} <= records[0].keys()
+    fit = vector_run.fit_adapted
+
+    def stopping(*given, **settings):
+        def stop(course):
+            seen.append(course.epoch)
+            if len(seen) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return fit(*given, **settings | {"progress": stop})
+
+    monkeypatch.setattr(vector_run, "fit_adapted", stopping)
+    flags[-1] = str(run)
+    assert main(["train", *flags]) == 128 + signal.SIGTERM
+    assert (run / "methods" / "dann" / "checkpoints").is_dir()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert seen == [10, 12] and "resuming after epoch 10" in capsys.readouterr().err
+    assert (run / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+    assert not list(run.rglob("checkpoints"))
+
+
+@pytest.mark.slow
 def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, tmp_path, capsys, monkeypatch):
     whole, run, trained = tmp_path / "run", tmp_path / "stopped", []
     flags = ["--vectors.methods=none,dann,san", *flags]
@@ -80,7 +111,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, 
     monkeypatch.setattr(vector_run, "fit_adapted", stopping)
     assert main(["train", *flags]) == 128 + signal.SIGTERM
     assert f"saved; continue with: jaxdti train --resume {run}" in capsys.readouterr().err
-    assert {path.name for path in (run / "methods").iterdir()} == {"none.json", "none.parquet"}
+    assert {path.name for path in (run / "methods").iterdir() if path.is_file()} == {"none.json", "none.parquet"}
     assert not (run / "results.csv").exists() and not (run / "domains").exists()
     (run / "methods" / "dann.parquet").write_bytes(b"")  # as if it had ended before the rows were written
     assert main(["train", *flags]) == 2 and f"or --resume {run}" in capsys.readouterr().err
@@ -92,7 +123,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, 
     monkeypatch.setattr(vector_run, "vector_baseline", None)
     assert main(["train", "--resume", str(run)]) == 0 and len(trained) == 4  # finished: nothing is trained
     with monkeypatch.context() as patch:  # killed before the data were recorded
-        patch.setattr(vector_run, "_run", lambda *_: {})
+        patch.setattr(vector_run.VectorsStudy, "run", lambda *_: {})
         killed = tmp_path / "killed"
         killed.mkdir()
         (killed / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
@@ -152,6 +183,7 @@ def test_what_acts_on_feature_vectors_is_accepted():
     config_from_dict(only | {"adaptation": {"start": 3}})  # nothing is adapted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("select", ["information", "importance"])
 def test_target_rows_select_the_epoch_and_their_labels_do_not(flags, tmp_path, select, monkeypatch):
     fit, fits = vector_run.fit_adapted, []

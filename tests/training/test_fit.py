@@ -104,6 +104,7 @@ def problem(toy):
         task="classification",
         tx=TX,
         rates=None,
+        keep=True,
         **training,
     ):
         """One trial for each dictionary of ``settings``; ``memory``, if it holds anything, is continued."""
@@ -135,8 +136,8 @@ def problem(toy):
             optimizer=lambda config, steps: tx,
             key=(toy.objective, tx),  # so that a program is compiled once for all tests
         )
-        result = fit(toys, trials, configs[0].training, run=memory)
-        state = memory.saved[-1][1]
+        result = fit(toys, trials, configs[0].training, run=memory if keep else None)
+        state = memory.saved[-1][1] if keep else None
         return SimpleNamespace(
             state=state, best=result.variables, progress=result.progress, told=memory.told, memory=memory, result=result
         )
@@ -167,6 +168,16 @@ def test_every_epoch_trains_every_pair_once_in_one_program_a_bucket(problem):
     assert result.member.history == result.told.epochs
     share = result.told.updates[-1]
     assert share["share"] == 1.0 and share["epoch"] == 3 and share["eta_seconds"] == 0.0
+
+
+def test_a_training_needs_no_run(problem, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kept, free = problem.run(), problem.run(keep=False)
+    chex.assert_trees_all_equal(free.best, kept.best)
+    np.testing.assert_array_equal(free.result.loss[0], np.float32([record["loss"] for record in kept.told.epochs]))
+    scores = [record["validation_auroc"] for record in kept.told.epochs]
+    np.testing.assert_array_equal(free.result.value[0], np.float32(scores))
+    assert free.result.best_epoch.tolist() == [1 + int(np.argmax(scores))] and not list(tmp_path.iterdir())
 
 
 def test_the_epochs_loss_is_the_mean_over_its_pairs(problem):

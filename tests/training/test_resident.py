@@ -75,6 +75,7 @@ def same(one, other):
     chex.assert_trees_all_close(*(jax.tree.map(np.asarray, each) for each in (one, other)), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steady")
 def test_replicas_together_equal_each_alone(form):
     replicas = members()
@@ -279,7 +280,7 @@ def test_masked_auroc_matches_scikit_learn_and_leaves_masked_rows_out():
             "trial 1: selection by validation_auroc needs",
         ),
         ([trial(label=np.where(X[:, 0] > 0, np.nan, 1))], {}, "train rows have no label"),
-        ([trial()], {"select": "auroc", "task": "regression"}, "kind='regression', select='auroc': choose from"),
+        ([trial()], {"select": "auroc", "kind": "regression"}, "kind='regression', select='auroc': choose from"),
         ([trial()], {"select": "f1"}, "select='f1': choose from"),
     ],
 )

@@ -40,8 +40,8 @@ from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.partition import merge, partition, select
 from jaxdti.training.state import init_state
 from jaxdti.training.step import make_train_step
-from jaxdti.training.supervised import hyper_parameters, pair_objective, with_frozen
-from jaxdti.training.task import Method, Replica
+from jaxdti.training.supervised import hyper_parameters, pair_objective, pair_task, pair_trial, with_frozen
+from jaxdti.training.task import Task
 
 SHAPE = Shape(16, 16, 64)
 # Sizes that no other array of the step has, so that the kernel of the CNN is known by its shape.
@@ -122,7 +122,7 @@ def problem(tiny_config):
     objective = pair_objective(MODEL, "classification", device_features(dataset.store), SHAPE)
     unused: Any = None
     init = partial(init_variables, MODEL)
-    method = Method(init=init, objective=unused, plan=unused, batch=unused, proteins=unused, network=unused)
+    method = Task(init=init, inputs=unused, objective=unused, plan=unused, hyper=unused, selector=unused, scored=unused)
     return objective, method, jax.tree.map(jnp.asarray, pair_batch(dataset.table, np.arange(8)))
 
 
@@ -233,11 +233,12 @@ def pieces(tiny_config, source):
     features = device_features(dataset.store)
     buckets = buckets_for(config.model, dataset.table, dataset.store, 1, 8)
 
-    def build(*frozen, scale=(0.0, 1.0), **transfer):
+    def build(*frozen, **transfer):
         changed = dataclasses.replace(config, transfer=TransferConfig(mode="feature", frozen=frozen, **transfer))
-        replicas = [Replica(changed, dataset.parts)]
-        weights = Weights(source[1], (0.0, 1.0))
-        return transferred([weights], replicas, dataset.table, features, buckets, scale, 1)
+        trials = [pair_trial(changed, dataset.table, dataset.parts)]
+        weights, unscored = Weights(source[1], (0.0, 1.0)), lambda network, rows: None
+        plain = pair_task(changed, trials, dataset.table, features, buckets, unscored, 1)
+        return transferred(changed, [weights], plain, trials, dataset.table, features)
 
     return build, dataset, features, buckets
 
@@ -245,13 +246,12 @@ def pieces(tiny_config, source):
 def loss_and_gradients(method, features, buckets, rows):
     """Of the trainable parameters, without dropout; and the running statistics after the step."""
     variables = method.init(0)
-    inputs = features if method.inputs is None else method.inputs
-    objective = method.objective(inputs, (method.buckets or buckets).shapes[0], None)
+    objective = method.objective(method.inputs, method.plan.shapes[0], None)
     hyper = hyper_parameters(Config()) | {"dropout": np.float32(0.0), "step": 0}
 
     def loss(params):
         both = {"params": merge(params, variables["frozen"]), "batch_stats": variables["batch_stats"]}
-        return objective(both, method.batch(rows), jax.random.PRNGKey(0), hyper)
+        return objective(both, method.plan.batch(rows), jax.random.PRNGKey(0), hyper)
 
     (value, (statistics, _)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
     return value, gradients, statistics
@@ -306,7 +306,7 @@ def test_scores_from_the_outputs_of_the_frozen_part_are_those_of_the_network(pie
     method = build(frozen)
     rows = dataset.parts["test"][[3, 1, 2, 1]]
     scorer = make_scorer(load_run(source[0]).config.model, features, dataset.table, buckets, 8)
-    np.testing.assert_allclose(method.scorer(source[1], rows), scorer(source[1], rows), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(method.selector.scorer(source[1], rows), scorer(source[1], rows), rtol=1e-4, atol=1e-5)
 
 
 def test_single_frozen_layers_are_computed_in_each_step(pieces):
@@ -412,6 +412,7 @@ def test_the_stages_of_a_gradual_unfreezing(tiny_config, pieces, source):
         carried(tiny_config, "full", transfer={"unfreeze": ("pooling",)})
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_a_gradual_unfreezing_goes_on_from_the_best_weights_and_resumes(tiny_config, source, tmp_path, monkeypatch):
     config = carried(tiny_config, "full", replicas=2, **UNFREEZE)
@@ -453,6 +454,7 @@ def test_a_gradual_unfreezing_goes_on_from_the_best_weights_and_resumes(tiny_con
         chex.assert_trees_all_equal(mine.variables, theirs.variables)
 
 
+@pytest.mark.slow
 def test_replicas_start_from_those_of_an_ensemble(tiny_config, tmp_path):
     train(tiny_config(**ONE, replicas=2), tmp_path / "source")
     members = load_run(tmp_path / "source").members

@@ -1,6 +1,7 @@
 """Networks on feature vectors that are kept, carried to a small table, and score the rows of others."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -27,7 +28,7 @@ from jaxdti.studies import vectors as vector_run
 from jaxdti.studies.transfer import vectors as vector_transfer
 from jaxdti.studies.transfer.vectors import check_transfer, fit_transfer, shallow_scores, stages_of, start
 from jaxdti.studies.vectors import score_domains
-from jaxdti.training.task import VectorReplica
+from jaxdti.training.task import Trial
 
 pytestmark = pytest.mark.usefixtures("compile_fast_and_once")
 
@@ -52,15 +53,14 @@ def domains_of(classes=CLASSES, rows=60):
     return VectorDomains(features=features, label=label, classes=classes, tasks=tasks)
 
 
-def replicas_of(domains, seeds, rate=0.01):
+def trials_of(domains, seeds, rate=0.01):
     (parts,) = domains.tasks["tables"]
     return [
-        VectorReplica(
-            train=parts["train"],
-            validation=parts["validation"],
+        Trial(
+            rows={part: parts[part] for part in ("train", "validation")},
             label=domains.label.astype(float),
             seed=seed,
-            learning_rate=rate,
+            hyper={"learning_rate": rate},
         )
         for seed in seeds
     ]
@@ -103,7 +103,7 @@ def test_fresh_parts_are_those_of_new_networks_and_other_classes_make_a_fresh_ou
 def test_frozen_layers_stay_to_the_bit_and_the_others_move(mode, frozen):
     source, domains = networks_of((5, 6)), domains_of()
     config = config_of(mode=mode, **({"frozen": [f"up_to_{frozen}"]} if frozen else {}))
-    model, fit = fit_transfer(config, source, domains, replicas_of(domains, (0, 1)), mode, None)
+    model, fit = fit_transfer(config, source, domains, trials_of(domains, (0, 1)), mode, None)
     assert model == source.model and not np.any(fit.first_bad >= 0)
     for kind, tree in source.variables.items():
         for name, module in tree.items():
@@ -112,31 +112,33 @@ def test_frozen_layers_stay_to_the_bit_and_the_others_move(mode, frozen):
             assert all(same) if stays else not any(same), (kind, name)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steady")
 def test_one_network_serves_all_replicas_and_its_frozen_outputs_are_computed_once(monkeypatch):
     source, domains, shapes = networks_of((5,)), domains_of(), []
-    fit = vector_transfer.fit_vectors
+    fit = vector_transfer.fit
 
-    def recorded(model, init, features, replicas, **settings):
-        shapes.append(features.shape)
-        return fit(model, init, features, replicas, **settings)
+    def recorded(task, trials, training, **settings):
+        shapes.append(task.inputs.shape)
+        return fit(task, trials, training, **settings)
 
-    monkeypatch.setattr(vector_transfer, "fit_vectors", recorded)
+    monkeypatch.setattr(vector_transfer, "fit", recorded)
     config = config_of(epochs=1, mode="feature", frozen=["up_to_1"])
-    fit_transfer(config, source, domains, replicas_of(domains, (0, 1)), "feature", None)
-    fit_transfer(config, networks_of((5, 6)), domains, replicas_of(domains, (0, 1)), "feature", None)
-    _, fitted = fit_transfer(config, networks_of((5, 6)), domains, replicas_of(domains, (0, 1, 0, 1)), "feature", None)
+    fit_transfer(config, source, domains, trials_of(domains, (0, 1)), "feature", None)
+    fit_transfer(config, networks_of((5, 6)), domains, trials_of(domains, (0, 1)), "feature", None)
+    _, fitted = fit_transfer(config, networks_of((5, 6)), domains, trials_of(domains, (0, 1, 0, 1)), "feature", None)
     assert shapes == [(60, 6), (2, 60, 6), (4, 60, 6)]
     # The same seed and rows on the second target, above the same network: the same outcome.
     jax.tree.map(lambda x: np.testing.assert_allclose(x[:2], x[2:], rtol=1e-5, atol=1e-6), fitted.variables)
 
 
+@pytest.mark.slow
 def test_training_above_a_frozen_layer_equals_plain_gradient_steps_above_it():
     """The reference holds the lower layer in NumPy and differentiates the upper one written out."""
     source, domains = networks_of((5,)), domains_of()
-    (replica,) = replicas_of(domains, (7,))
+    (trial,) = trials_of(domains, (7,))
     config = config_of(epochs=1, mode="feature", frozen=["up_to_1"])
-    _, fit = fit_transfer(config, source, domains, [replica], "feature", None)
+    _, fit = fit_transfer(config, source, domains, [trial], "feature", None)
 
     params = jax.tree.map(lambda x: x[0], source.variables["params"])
     held = jax.tree.map(lambda x: np.asarray(x[0]), source.variables["batch_stats"]["norm_0"])
@@ -154,7 +156,7 @@ def test_training_above_a_frozen_layer_equals_plain_gradient_steps_above_it():
     tx = optax.adam(0.01)
     upper = {name: params[name] for name in ("hidden_1", "norm_1", "output")}
     state = tx.init(upper)
-    for rows in np.array_split(np.random.default_rng((7, 0)).permutation(replica.train), 4):
+    for rows in np.array_split(np.random.default_rng((7, 0)).permutation(trial.rows["train"]), 4):
         updates, state = tx.update(jax.grad(loss)(upper, rows), state)
         upper = optax.apply_updates(upper, updates)
     found = {name: jax.tree.map(lambda x: x[0], fit.variables["params"][name]) for name in upper}
@@ -163,18 +165,20 @@ def test_training_above_a_frozen_layer_equals_plain_gradient_steps_above_it():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5), found, upper)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steady")
 def test_replicas_together_equal_each_alone():
     source, domains = networks_of((5, 6)), domains_of()
     config = config_of(mode="feature", frozen=["up_to_1"])
-    _, both = fit_transfer(config, source, domains, replicas_of(domains, (0, 1)), "feature", "accuracy")
+    _, both = fit_transfer(config, source, domains, trials_of(domains, (0, 1)), "feature", "accuracy")
     for i in range(2):
         alone = networks_of(((5, 6)[i],))
-        _, one = fit_transfer(config, alone, domains, replicas_of(domains, (i,)), "feature", "accuracy")
+        _, one = fit_transfer(config, alone, domains, trials_of(domains, (i,)), "feature", "accuracy")
         pair = jax.tree.map(lambda x, i=i: x[i], both.variables), jax.tree.map(lambda x: x[0], one.variables)
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), *pair)
 
 
+@pytest.mark.slow
 def test_layers_are_slowed_down_against_those_above():
     source, domains = networks_of((5,)), domains_of()
     place = {"norm_0": ("scale",), "norm_1": ("scale",), "output": ("dense", "bias")}
@@ -185,8 +189,8 @@ def test_layers_are_slowed_down_against_those_above():
     before, moved = weights(source.variables), {}
     for decay in (1.0, 0.5):
         config = config_of(epochs=1, mode="full", layer_decay=decay)
-        (replica,) = replicas_of(domains, (0,))
-        one_step = VectorReplica(train=replica.train[:8], label=replica.label, learning_rate=0.01)
+        (trial,) = trials_of(domains, (0,))
+        one_step = dataclasses.replace(trial, rows={"train": trial.rows["train"][:8]})
         _, fit = fit_transfer(config, source, domains, [one_step], "full", None)
         moved[decay] = {name: np.asarray(x - before[name]) for name, x in weights(fit.variables).items()}
     for name, share in (("output", 1.0), ("norm_1", 0.5), ("norm_0", 0.25)):
@@ -194,27 +198,30 @@ def test_layers_are_slowed_down_against_those_above():
         assert np.abs(moved[1.0][name]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_stages_of_unfreezing(monkeypatch):
     source, domains, seen = networks_of((5, 6)), domains_of(), []
-    fit = vector_transfer.fit_vectors
+    fit = vector_transfer.fit
 
-    def recorded(model, init, features, replicas, **settings):
-        seen.append((len(model.features), replicas[0].learning_rate))
-        return fit(model, init, features, replicas, **settings)
+    def recorded(task, trials, training, **settings):
+        hidden = [name for name in task.init(0)["params"] if name.startswith("hidden")]
+        seen.append((len(hidden), trials[0].hyper["learning_rate"]))
+        return fit(task, trials, training, **settings)
 
-    monkeypatch.setattr(vector_transfer, "fit_vectors", recorded)
+    monkeypatch.setattr(vector_transfer, "fit", recorded)
     config = config_of(epochs=1, mode="full", unfreeze=["up_to_2", "up_to_1"])
     check_transfer(config, source, domains)
-    _, found = fit_transfer(config, source, domains, replicas_of(domains, (0, 1)), "full", "accuracy")
+    _, found = fit_transfer(config, source, domains, trials_of(domains, (0, 1)), "full", "accuracy")
     assert [layers for layers, _ in seen] == [0, 1, 2]
     np.testing.assert_allclose([rate for _, rate in seen], [0.01, 0.001, 0.0001])
     assert set(found.variables["params"]) == {"hidden_0", "hidden_1", "norm_0", "norm_1", "output"}
 
 
+@pytest.mark.slow
 def test_shallow_classifiers_on_the_last_hidden_layer():
     source, domains = networks_of((5, 6)), domains_of()
     (parts,) = domains.tasks["tables"]
-    replicas = replicas_of(domains, (0, 1))
+    trials = trials_of(domains, (0, 1))
     for r, variables in enumerate([jax.tree.map(lambda x, r=r: x[r], source.variables) for r in range(2)]):
         hidden = np.asarray(domains.features, np.float64)
         for i in range(2):
@@ -230,7 +237,7 @@ def test_shallow_classifiers_on_the_last_hidden_layer():
             ("shallow_svm", SVC()),
             ("shallow_forest", RandomForestClassifier(100, random_state=r)),
         ):
-            found = shallow_scores(name, source, domains, replicas, [parts, parts])[r]["test"]
+            found = shallow_scores(name, source, domains, trials, [parts, parts])[r]["test"]
             for k in range(3):
                 model.fit(train.astype(np.float32), label == k)
                 margin = getattr(model, "decision_function", None)
@@ -244,8 +251,8 @@ def test_shallow_classifiers_where_classes_are_missing():
     two = parts | {"train": parts["train"][domains.label[parts["train"]] != 1]}
     one = parts | {"train": parts["train"][domains.label[parts["train"]] == 2]}
     for parts, classes in ((two, {0, 2}), (one, {2})):
-        replica = VectorReplica(train=parts["train"], label=domains.label.astype(float))
-        found = shallow_scores("shallow_forest", source, domains, [replica], [parts])[0]["test"]
+        trial = Trial(rows={"train": parts["train"]}, label=domains.label.astype(float))
+        found = shallow_scores("shallow_forest", source, domains, [trial], [parts])[0]["test"]
         assert set(found.argmax(1)) <= classes and np.isfinite(found).all()
 
 
@@ -334,6 +341,7 @@ def small(tmp_path):
     return ["--vectors.source", str(tmp_path / "small.csv"), "--vectors.test", str(tmp_path / "held_out.csv")]
 
 
+@pytest.mark.slow
 def test_kept_networks_score_as_the_run_did(source_run):
     config = config_from_dict(json.loads(json.dumps({"vectors": {"features": [6, 4]}})))
     domains = read_domains(
@@ -358,6 +366,7 @@ def test_kept_networks_score_as_the_run_did(source_run):
     assert called.shape == label.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["feature", "shallow"])
 def test_the_modes_from_the_command_line(mode, source_run, small, tmp_path, capsys):
     networks = source_run / "networks" / "none" / "tables"
