@@ -89,8 +89,10 @@ class Streamed:
         """Which trials train on in the epoch to come."""
         epoch, patience = self.progress.epoch, self.config.patience
         waited = lambda member: patience is not None and epoch - member.best_epoch >= patience
-        going = [member.failed is None and not waited(member) for member in self.progress.members]
-        return [epoch < self.config.epochs and goes for goes in going]
+        return [
+            epoch < trial.last_epoch(self.config.epochs) and member.failed is None and not waited(member)
+            for trial, member in zip(self.trials, self.progress.members, strict=True)
+        ]
 
     def advance(self, stopped: Sequence[int]) -> Iterator[bool]:
         """One epoch, or what is left of it; yields False at each look at the device inside of it, True at its end.
