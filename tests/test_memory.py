@@ -39,6 +39,7 @@ print(faults() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="sets glibc's allocator")
 @pytest.mark.parametrize("setting, kept", [({}, True), ({"MALLOC_MMAP_THRESHOLD_": "1048576"}, False)])
 def test_memory_of_arrays_is_paged_in_once_unless_the_user_has_set_the_allocator(setting, kept):

@@ -137,7 +137,9 @@ def config_sections() -> dict[str, str]:
     return branches_of(Config)
 
 
-def load_config(path: Path | None, overrides: Sequence[str] = (), defaults: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    path: str | Path | None, overrides: Sequence[str] = (), defaults: Mapping[str, Any] | None = None
+) -> Config:
     """The configuration of a YAML file, or the default one, with some fields set anew.
 
     Args:
@@ -149,7 +151,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = (), defaults: Mapp
       DataError: no such file, not YAML, an unknown or repeated key, or a value of the wrong type or size.
     """
     source = str(path) if path else ""
-    tree = read_yaml(path) if path else {}
+    tree = read_yaml(Path(path)) if path else {}
     check_keys(Config, tree, source)
     for key, value in (defaults or {}).items():
         section, _, name = key.rpartition(".")

@@ -195,6 +195,24 @@ class TableFile:
         return f"data row {row.number - 1} has {row.actual_columns} columns; the header has {row.expected_columns}"
 
 
+class TableInMemory:
+    """An Arrow table behind the interface of ``TableFile``; in messages it is called "table"."""
+
+    path = Path("table")
+
+    def __init__(self, table: pa.Table):
+        self._table, self.columns = table, table.column_names
+
+    def read(self, columns: Sequence[str] | None = None, encode: Sequence[str] = ()) -> pa.Table:
+        """The rows of some or all columns, as they are; ``encode`` says nothing here."""
+        return self._table if columns is None else self._table.select(list(columns))
+
+
+def open_table(source: str | Path | pa.Table) -> TableFile | TableInMemory:
+    """A file, or a table in memory, whose columns can be looked at before any row is read."""
+    return TableInMemory(source) if isinstance(source, pa.Table) else TableFile(Path(source))
+
+
 def read_table(path: Path, columns: Sequence[str] | None = None, encode: Sequence[str] = ()) -> pa.Table:
     """Reads a CSV, TSV or Parquet file, plain or compressed with gzip or Zstandard (see ``TableFile.read``)."""
     return TableFile(path).read(columns, encode)

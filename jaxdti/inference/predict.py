@@ -2,13 +2,15 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import pyarrow as pa
 
-from jaxdti.config import DataConfig
+from jaxdti.config import Config, DataConfig
 from jaxdti.console import say
-from jaxdti.data.pairs.validation import load_for_prediction
+from jaxdti.data.pairs.layouts import Columns
+from jaxdti.data.pairs.validation import PredictionData, load_for_prediction
 from jaxdti.inference.trained import TrainedRun, load_run
 
 _ADDED = ("score", "score_sd", "probability", "error")
@@ -42,20 +44,14 @@ def predict(
       DataError: the run or the table cannot be read.
     """
     trained = run if isinstance(run, TrainedRun) else load_run(run)
-    limits = trained.config.data
-    data = DataConfig(
+    found = read_unscored(
+        trained.config,
+        source,
         drug_column=drug_column,
         protein_column=protein_column,
         drugs=drugs,
         proteins=proteins,
-        max_atoms=limits.max_atoms,
-        max_residues=limits.max_residues,
-        cache_dir=limits.cache_dir,
     )
-    found = load_for_prediction(source, data)
-    if len(found.errors) > 1 or not found.report.rejected:  # of a single pair the error says it all
-        for line in found.report.lines()[1:]:  # the first one counts rows that are kept, and here all of them are
-            say(line)
     valid = np.zeros(found.columns.num_rows, bool)
     valid[found.table.row] = True
     score, spread = np.zeros((2, len(valid)))
@@ -72,6 +68,22 @@ def predict(
     for name, column in added.items():
         table = table.append_column(name, column)
     return table
+
+
+def read_unscored(config: Config, source: Path | pa.Table, **columns: Unpack[Columns]) -> PredictionData:
+    """The rows of a table under the limits of a run; what was rejected or altered in them is said.
+
+    ``columns`` names the columns and side tables, as ``predict``.
+    """
+    limits = config.data
+    data = DataConfig(
+        max_atoms=limits.max_atoms, max_residues=limits.max_residues, cache_dir=limits.cache_dir, **columns
+    )
+    found = load_for_prediction(source, data)
+    if len(found.errors) > 1 or not found.report.rejected:  # of a single pair the error says it all
+        for line in found.report.lines()[1:]:  # the first one counts rows that are kept, and here all of them are
+            say(line)
+    return found
 
 
 def make_room(table: pa.Table, added: Collection[str]) -> pa.Table:

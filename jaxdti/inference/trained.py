@@ -1,7 +1,7 @@
 """A trained or imported run, read back for scoring."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,11 @@ _BUCKETS = 6
 class Weights:
     """One trained model."""
 
-    variables: dict[str, Any]  # the best epoch's "params" and "batch_stats"
+    variables: dict[str, Any] = field(repr=False)  # the best epoch's "params" and "batch_stats"
     label_scale: tuple[float, float]  # (mean, sd) of the training affinities; (0, 1) for classification
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TrainedRun:
     """What scoring needs of a run directory."""
 
@@ -39,6 +39,16 @@ class TrainedRun:
     members: tuple[Weights, ...]  # one, or the replicas of an ensemble
     calibration: Calibration
     calibrated: bool  # False for imported weights: plain sigmoid and threshold 0.5
+
+    def __repr__(self) -> str:
+        return f"<TrainedRun: {self.describe()}>"
+
+    def describe(self) -> str:
+        """Task, networks and parameters in a few words."""
+        count = len(self.members)
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.members[0].variables["params"]))
+        networks = f"{count} networks of {size:,} parameters each" if count > 1 else f"{size:,} parameters"
+        return f"{self.config.task}, {networks}"
 
     def score_members(self, table: InteractionTable, store: FeatureStore) -> np.ndarray:
         """float64 [members, N]: the logit, or the affinity in the unit of the training labels, of every row."""
@@ -72,17 +82,22 @@ def write_model_card(
     write_json(run / "model.json", card)
 
 
-def load_run(run: Path) -> TrainedRun:
+def load_run(run: str | Path) -> TrainedRun:
     """Reads a run directory; one with replicas becomes an ensemble.
 
     Raises:
-      DataError: it is not one, its training has not finished, or a file of it is damaged.
+      DataError: it is not one, not one on pairs, its training has not finished, or a file of it is damaged.
     """
+    run = Path(run)
     if not (run / "config.yaml").is_file():
         raise DataError(f"{run}: not a run directory; expected one written by `jaxdti train` or `jaxdti import`")
     config = load_config(run / "config.yaml")
     if config.vectors.given:
         raise DataError(f"{run}: a run on feature vectors, not on pairs; `jaxdti predict` and `transfer` take it")
+    if (run / "left_out.csv").is_file():
+        raise DataError(
+            f"{run}: a drug response run, not one on pairs; its results are in summary.json and results.csv"
+        )
     if not (run / "model.json").is_file():
         raise DataError(f"{run}: training has not finished; continue with `jaxdti train --resume {run}`")
     label_scale, calibration, calibrated = _read_model_card(run / "model.json")

@@ -3,22 +3,24 @@
 import json
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pyarrow as pa
 from jax.sharding import Mesh
 from scipy.special import expit
 
-from jaxdti.config import AdaptationConfig, Config, TransferConfig, save_config
+from jaxdti.config import AdaptationConfig, Config, TransferConfig
 from jaxdti.console import say
 from jaxdti.data.pairs.buckets import Buckets
 from jaxdti.data.pairs.device import DeviceFeatures, feature_bytes, host_features
 from jaxdti.data.pairs.load import Dataset, describe_data, load_data
 from jaxdti.data.pairs.splits import write_split
 from jaxdti.data.pairs.table import FeatureStore, InteractionTable
+from jaxdti.data.tables import write_table
 from jaxdti.errors import DataError, Interrupted, NonFiniteLoss
 from jaxdti.evaluation.selection import deep_embedded_validation, importance_weights, prediction_information
 from jaxdti.files import write_json
@@ -28,11 +30,14 @@ from jaxdti.inference.trained import TrainedRun, load_run
 from jaxdti.studies.report.pairs import SCRATCH, SOURCE_ONLY, Fitted, write_results
 from jaxdti.studies.run_directory import (
     SOURCE,
-    check_directory,
-    check_unchanged,
-    describe_environment,
-    new_directory,
+    TABLE,
+    Study,
+    begin_study,
+    continue_study,
+    recorded,
     resumable_config,
+    resume_study,
+    run_study,
 )
 from jaxdti.studies.transfer.frozen import check_architecture, check_parts, transferred, unfreezing_stages
 from jaxdti.studies.transfer.shallow import copy_network, evaluate_source, fit_shallow, linear_head
@@ -47,12 +52,14 @@ from jaxdti.training.task import Scorer, Task, Trial, Variables, label_scale
 
 __all__ = ["Interrupted", "NonFiniteLoss", "resume", "train", "transfer"]
 
-ITSELF = "the source itself"
-STAGE = "stage_"  # folders of the runs before the last one of a gradual unfreezing, counted from 1
+SOURCE_UNCHANGED = "the source itself"
+STAGE_FOLDER = "stage_"  # folders of the runs before the last one of a gradual unfreezing, counted from 1
 
 
-def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:
+def train(config: Config, output: Path, *, overwrite: bool = False, table: pa.Table | None = None) -> dict[str, Any]:
     """Trains, evaluates and writes a run directory; returns its summary.
+
+    ``table`` is split as the file ``data.table`` would be, and kept in the directory, so that the run can be resumed.
 
     The directory holds config.yaml, environment.json, data.json, split.json, rejected.csv (if any), checkpoints/,
     metrics.jsonl, tensorboard/, weights/, model.json, predictions.parquet, baselines.json and summary.json. With
@@ -64,11 +71,7 @@ def train(config: Config, output: Path, *, overwrite: bool = False) -> dict[str,
       NonFiniteLoss, Interrupted: see ``jaxdti.training.fit.fit``; the run can be resumed after ``Interrupted``.
     """
     check_no_transfer(config)
-    check_directory(output, overwrite)
-    dataset = load_data(config.data, config.task)  # before anything is deleted or created: the data may be unfit
-    check_target(config, dataset.parts)
-    _begin(config, output, dataset)
-    return _run(config, output, dataset)
+    return run_study(PairsStudy(table=table), recorded(config, output, table), output, overwrite=overwrite)
 
 
 def check_no_transfer(config: Config) -> None:
@@ -77,7 +80,9 @@ def check_no_transfer(config: Config) -> None:
         raise DataError(f"transfer.mode={config.transfer.mode} needs a trained model: jaxdti transfer SOURCE_RUN ...")
 
 
-def transfer(source: Path, config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:
+def transfer(
+    source: Path, config: Config, output: Path, *, overwrite: bool = False, table: pa.Table | None = None
+) -> dict[str, Any]:
     """Carries the network of the run ``source`` to other data, as ``config.transfer`` says; returns the summary.
 
     Writes a run directory as ``train`` does, with the source's network in source/, so that it can be resumed without
@@ -105,12 +110,9 @@ def transfer(source: Path, config: Config, output: Path, *, overwrite: bool = Fa
     check_parts(config, trained.members[0].variables["params"])
     if output.resolve() in (source.resolve(), *source.resolve().parents):
         raise DataError(f"{output}: holds the source run; give another --output")
-    check_directory(output, overwrite)
-    dataset = load_data(config.data, config.task)
     if config.transfer.mode == "shallow":
         config = replace(config, model=linear_head(config.model))
-    _begin(config, output, dataset, trained)
-    return _run(config, output, dataset)
+    return run_study(PairsStudy(trained, table=table), recorded(config, output, table), output, overwrite=overwrite)
 
 
 def resume(run: Path) -> dict[str, Any]:
@@ -122,19 +124,49 @@ def resume(run: Path) -> dict[str, Any]:
       DataError: not a run directory, or the data are no longer those it began with.
       NonFiniteLoss, Interrupted: as ``train``.
     """
-    config = resumable_config(run)
-    dataset = load_data(config.data, config.task)
-    check_unchanged(run, describe_data(dataset)["sha256"], lambda: record_data(run, dataset, config.data.split_seed))
-    return _run(config, run, dataset)
+    return resume_study(PairsStudy(), resumable_config(run), run)
 
 
-def _begin(config: Config, output: Path, dataset: Dataset, source: TrainedRun | None = None) -> None:
-    """A new directory with all that resuming needs."""
-    with new_directory(output):
-        if source is not None:
-            copy_network(source, output / SOURCE)
-        save_config(config, output / "config.yaml")
-        record_data(output, dataset, config.data.split_seed)
+@dataclass(frozen=True)
+class PairsStudy(Study[Dataset, dict[str, Any]]):
+    """Training on pairs, or a transfer to them; the run directory of ``train`` and ``transfer``."""
+
+    source: TrainedRun | None = None  # copied into a new directory, where a transfer begins
+    origin: str = SOURCE_UNCHANGED  # what the summary calls the network that a transfer starts from
+    table: pa.Table | None = None  # what to train on, in place of the file ``data.table``
+
+    def load(self, config: Config) -> Dataset:
+        dataset = load_data(config.data, config.task, self.table)
+        if config.transfer.mode == "none":
+            check_target(config, dataset.parts)
+        return dataset
+
+    def begin(self, config: Config, folder: Path) -> None:
+        if self.table is not None:
+            write_table(self.table, folder / TABLE)
+        if self.source is not None:
+            copy_network(self.source, folder / SOURCE)
+        super().begin(config, folder)
+
+    def record(self, config: Config, data: Dataset, folder: Path) -> None:
+        record_data(folder, data, config.data.split_seed)
+
+    def sha256(self, data: Dataset) -> list[str]:
+        return [describe_data(data)["sha256"]]
+
+    def lines(self, data: Dataset) -> Sequence[str]:
+        return data.lines
+
+    def run(self, config: Config, data: Dataset, folder: Path) -> dict[str, Any]:
+        started = time.perf_counter()
+        if config.adaptation.method != "none" and config.adaptation.source_only:
+            unadapted = AdaptationConfig(oracle=config.adaptation.oracle)
+            _run_beside("without adaptation", replace(config, adaptation=unadapted), folder / SOURCE_ONLY, data)
+            say(f"adapting with {config.adaptation.method}")
+        if config.transfer.mode != "none":
+            return _run_transfer(config, folder, data, started, self.origin)
+        fitted = fit_pairs(single_configs(config), data, folder)
+        return write_results(config, folder, data, fitted, started)
 
 
 def record_data(folder: Path, dataset: Dataset, split_seed: int) -> None:
@@ -144,22 +176,6 @@ def record_data(folder: Path, dataset: Dataset, split_seed: int) -> None:
         say(f"rejected rows are listed in {folder / 'rejected.csv'}")
     write_split(folder / "split.json", dataset.parts, dataset.table, dataset.split, split_seed)
     write_json(folder / "data.json", describe_data(dataset))
-
-
-def _run(config: Config, output: Path, dataset: Dataset, origin: str = ITSELF) -> dict[str, Any]:
-    """Everything after the data: build, restore, fit, evaluate, write. ``origin`` names what a transfer starts from."""
-    started = time.perf_counter()
-    for line in dataset.lines:
-        say(line)
-    write_json(output / "environment.json", describe_environment())
-    if config.adaptation.method != "none" and config.adaptation.source_only:
-        unadapted = AdaptationConfig(oracle=config.adaptation.oracle)
-        _run_beside("without adaptation", replace(config, adaptation=unadapted), output / SOURCE_ONLY, dataset)
-        say(f"adapting with {config.adaptation.method}")
-    if config.transfer.mode != "none":
-        return _run_transfer(config, output, dataset, started, origin)
-    fitted = fit_pairs(single_configs(config), dataset, output)
-    return write_results(config, output, dataset, fitted, started)
 
 
 def _run_transfer(config: Config, output: Path, dataset: Dataset, started: float, origin: str) -> dict[str, Any]:
@@ -172,11 +188,11 @@ def _run_transfer(config: Config, output: Path, dataset: Dataset, started: float
         _run_beside("from random weights", replace(config, transfer=TransferConfig()), output / SCRATCH, dataset)
         say(f"training from the source, mode {config.transfer.mode}")
     *earlier, last = unfreezing_stages(config)
-    start, before = source, ITSELF
+    start, before = source, SOURCE_UNCHANGED
     for i, stage in enumerate(earlier, 1):
         (part,) = stage.transfer.frozen
         how = f"above {part}, stage {i} of {len(earlier) + 1}"
-        start = _run_stage(how, stage, output / f"{STAGE}{i}", dataset, start, before)
+        start = _run_stage(how, stage, output / f"{STAGE_FOLDER}{i}", dataset, start, before)
         before = "the stage before"
     fitted = fit_pairs(single_configs(last), dataset, output, start)
     compared = {origin: evaluate_source(config, dataset, fitted.scorer, source)}
@@ -192,29 +208,27 @@ def _run_stage(how: str, config: Config, output: Path, dataset: Dataset, source:
     Raises:
       NonFiniteLoss: one of its replicas failed, so that the next stage cannot start from all of them.
     """
-    _run_inner(how, config, output, dataset, source, origin)
-    found = load_run(output)
-    if lost := config.training.replicas - len(found.members):
+    _run_inner(how, PairsStudy(source, origin), config, dataset, output)
+    stage = load_run(output)
+    if lost := config.training.replicas - len(stage.members):
         raise NonFiniteLoss(f"{output}: {lost} of {config.training.replicas} replicas failed; no further stage")
-    return found
+    return stage
 
 
 def _run_beside(how: str, config: Config, output: Path, dataset: Dataset) -> None:
     """A run to compare with."""
-    _run_inner(f"{how}, to compare with", config, output, dataset)
+    _run_inner(f"{how}, to compare with", PairsStudy(), config, dataset, output)
 
 
-def _run_inner(
-    how: str, config: Config, output: Path, dataset: Dataset, source: TrainedRun | None = None, origin: str = ITSELF
-) -> None:
-    """A run in a directory of its own and without baselines, unless it stands there already."""
+def _run_inner(how: str, study: PairsStudy, config: Config, dataset: Dataset, output: Path) -> None:
+    """A run in a directory inside another one and without baselines, unless it is finished already."""
     if (output / "summary.json").is_file():
         return
     say(f"training {how}")
     config = replace(config, output=replace(config.output, baselines=False))
-    if not (output / "data.json").is_file():
-        _begin(config, output, dataset, source)
-    _run(config, output, dataset, origin)
+    if study.recorded_sha256(output) is None:
+        begin_study(study, config, dataset, output)
+    continue_study(study, config, dataset, output)
 
 
 def single_configs(config: Config) -> list[Config]:

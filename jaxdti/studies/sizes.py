@@ -15,7 +15,7 @@ classifiers on the fingerprints. All methods get the same training sets and are 
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdti.config import Config, SizesConfig, TrainingConfig, load_config, save_config
+from jaxdti.config import Config, SizesConfig, TrainingConfig, load_config
 from jaxdti.console import say
 from jaxdti.data.fingerprints import ecfp4
 from jaxdti.data.pairs.splits import scaffold_groups
@@ -44,11 +44,17 @@ from jaxdti.errors import DataError, Interrupted, NonFiniteLoss
 from jaxdti.files import write_json
 from jaxdti.models.fnn import FNN, init_fnn, split, take_layers
 from jaxdti.studies.report.sizes import SizeTable, measure, write_size_results
-from jaxdti.studies.run_directory import SIZES_PROTOCOL, describe_environment, is_free, new_directory
+from jaxdti.studies.run_directory import (
+    SIZES_PROTOCOL,
+    Study,
+    interruptible,
+    not_resumable,
+    resume_study,
+    run_study,
+)
 from jaxdti.studies.transfer.classifiers import logistic_regressions, random_forest, support_vectors
 from jaxdti.training.fit import fit
 from jaxdti.training.replicas import predict_vectors
-from jaxdti.training.signals import stop_signals
 from jaxdti.training.supervised import row_task
 from jaxdti.training.task import FitResult, Trial
 
@@ -71,6 +77,7 @@ class Experiment:
     plain: np.ndarray  # str objects [D], SMILES without stereochemistry
     fingerprints: jax.Array  # uint8 [D, bits]
     sets: dict[str, TargetSets]  # by target family
+    lines: list[str]  # what is said of the data
 
     @property
     def sizes(self) -> SizesConfig:
@@ -101,14 +108,7 @@ def run_sizes(config: Config, output: Path) -> SizeTable:
       Interrupted: a signal arrived; what is finished is kept.
       NonFiniteLoss: a training diverged.
     """
-    if not is_free(output):
-        raise DataError(f"{output}: already exists; give another --output, or --resume {output}")
-    experiment = _prepare(config)
-    with new_directory(output):
-        save_config(config, output / "config.yaml")
-        write_json(output / "environment.json", describe_environment())
-        write_json(output / "data.json", {"protocol": SIZES_PROTOCOL, "sha256": _fingerprint(experiment.compounds)})
-    return _run(experiment, output)
+    return run_study(SizesStudy(), config, output, overwrite=None)
 
 
 def resume_sizes(output: Path) -> SizeTable:
@@ -117,70 +117,76 @@ def resume_sizes(output: Path) -> SizeTable:
     Raises:
       DataError: not the output of ``run_sizes``, or the data are no longer those it began with.
     """
-    begun = output / "data.json"
-    if not begun.is_file() or not (output / "config.yaml").is_file():
-        raise DataError(f"{output}: not a transfer protocol that can be resumed; config.yaml and data.json expected")
-    experiment = _prepare(load_config(output / "config.yaml"))
-    if _fingerprint(experiment.compounds) not in begun.read_text(encoding="utf-8"):
-        raise DataError(f"{output}: the data changed since the protocol began")
-    return _run(experiment, output)
+    if not (output / "data.json").is_file() or not (output / "config.yaml").is_file():
+        raise not_resumable(output, "transfer protocol", "config.yaml and data.json")
+    return resume_study(SizesStudy(), load_config(output / "config.yaml"), output)
+
+
+class SizesStudy(Study[Experiment, SizeTable]):
+    """The protocol as a run; see ``run_sizes``."""
+
+    noun = "protocol"
+
+    def load(self, config: Config) -> Experiment:
+        return _prepare(config)
+
+    def record(self, config: Config, data: Experiment, folder: Path) -> None:
+        (sha256,) = self.sha256(data)
+        write_json(folder / "data.json", {"protocol": SIZES_PROTOCOL, "sha256": sha256})
+
+    def sha256(self, data: Experiment) -> list[str]:
+        """Of the compounds and what is known of them."""
+        compounds = data.compounds
+        total = hashlib.sha256("\n".join([*compounds.names, *compounds.smiles]).encode())
+        total.update(compounds.measured.tobytes() + compounds.active.tobytes())
+        return [total.hexdigest()]
+
+    def lines(self, data: Experiment) -> Sequence[str]:
+        return data.lines
+
+    def run(self, config: Config, data: Experiment, folder: Path) -> SizeTable:
+        units = [(target, source) for target in data.sets for source in (NO_SOURCE, *data.sources(target))]
+        missing = [unit for unit in units if not _scores_file(folder, *unit).exists()]
+        with interruptible() as check:
+            any_source = any(source != NO_SOURCE for _, source in missing)
+            models = _source_models(data, folder / "sources.npz", check) if any_source else {}
+            for target, source in missing:
+                if source == NO_SOURCE:
+                    scores = _without_source(data, target, check)
+                else:
+                    scores = _with_source(data, target, models[_model_name(target, source)], check)
+                _save_arrays(_scores_file(folder, target, source), scores)
+                say(f"target {target}, source {source}: done")
+                check()
+        scores_of: dict[tuple[str, str], Mapping[str, np.ndarray]] = {}
+        for unit in units:
+            with np.load(_scores_file(folder, *unit)) as saved:
+                scores_of[unit] = dict(saved)
+        labels = {target: _activity(data, target)[sets.test] for target, sets in data.sets.items()}
+        table = measure(scores_of, labels, resamples=config.output.bootstrap, seed=config.training.seed)
+        write_size_results(table, folder)
+        return table
 
 
 def _prepare(config: Config) -> Experiment:
     if config.task != "classification":
         raise DataError(f"task={config.task}: the size protocol is about classification")
     sizes, compounds = config.transfer.sizes, load_families(config.data)
-    for line in compounds.lines:
-        say(line)
     targets = sizes.targets or compounds.names
     scaffolds, plain = scaffold_groups(compounds.smiles), plain_smiles(compounds.smiles)
-    seed, sets = config.training.seed, {}
+    seed, sets, lines = config.training.seed, {}, [*compounds.lines]
     for target in targets:
         count = int(compounds.measured[compounds.number(target)].sum())
         test = sizes.test_compounds // (3 if count < _SMALL_FAMILY else 1) // 2 * 2
         drawn = draw_target(compounds, target, scaffolds, plain, test=test, sizes=sizes.compounds, seed=seed)
         actives, others = len(drawn.pool[True]), len(drawn.pool[False])
-        say(f"target {target}: {test} test compounds; training sets from {actives:,} actives and {others:,} others")
+        pool = f"{actives:,} actives and {others:,} others"
+        lines.append(f"target {target}: {test} test compounds; training sets from {pool}")
         sets[target] = drawn
     fingerprints = jnp.asarray(ecfp4(list(compounds.smiles), bits=sizes.fingerprint_bits))
-    return Experiment(config=config, compounds=compounds, plain=plain, fingerprints=fingerprints, sets=sets)
-
-
-def _fingerprint(compounds: FamilyCompounds) -> str:
-    """SHA-256 of the compounds and what is known of them."""
-    total = hashlib.sha256("\n".join([*compounds.names, *compounds.smiles]).encode())
-    total.update(compounds.measured.tobytes() + compounds.active.tobytes())
-    return total.hexdigest()
-
-
-def _run(experiment: Experiment, output: Path) -> SizeTable:
-    with stop_signals() as stopped:
-
-        def check(*_: Any) -> None:
-            if stopped:
-                raise Interrupted(stopped[0])
-
-        units = [(target, source) for target in experiment.sets for source in (NO_SOURCE, *experiment.sources(target))]
-        missing = [unit for unit in units if not _scores_file(output, *unit).exists()]
-        weights = output / "sources.npz"
-        models = _source_models(experiment, weights, check) if any(unit[1] != NO_SOURCE for unit in missing) else {}
-        for target, source in missing:
-            if source == NO_SOURCE:
-                scores = _without_source(experiment, target, check)
-            else:
-                scores = _with_source(experiment, target, models[_model_name(target, source)], check)
-            _save_arrays(_scores_file(output, target, source), scores)
-            say(f"target {target}, source {source}: done")
-            check()
-    found: dict[tuple[str, str], Mapping[str, np.ndarray]] = {}
-    for target in experiment.sets:
-        for source in (NO_SOURCE, *experiment.sources(target)):
-            with np.load(_scores_file(output, target, source)) as saved:
-                found[target, source] = dict(saved)
-    labels = {target: _activity(experiment, target)[sets.test] for target, sets in experiment.sets.items()}
-    table = measure(found, labels, resamples=experiment.config.output.bootstrap, seed=experiment.config.training.seed)
-    write_size_results(table, output)
-    return table
+    return Experiment(
+        config=config, compounds=compounds, plain=plain, fingerprints=fingerprints, sets=sets, lines=lines
+    )
 
 
 def _scores_file(output: Path, target: str, source: str) -> Path:

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from jaxdti.inference.scoring import buckets_for
 from jaxdti.studies.grid import combinations, describe_setting, draw, parse_grid, setting_config, show_value
 from jaxdti.studies.pairs import fit_pairs, make_task, record_data
 from jaxdti.studies.report.pairs import score_baselines, write_member
-from jaxdti.studies.run_directory import describe_environment, is_free, new_directory
+from jaxdti.studies.run_directory import Study, not_resumable, resume_study, run_study
 from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.plans import BucketPlan
 from jaxdti.training.state import init_replicas
@@ -45,7 +45,7 @@ _MOST_ON_CPU = 8  # more at once are no faster there, and the program grows with
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SweepPlan:
     """What sweep.yaml holds, and all that resuming needs."""
 
     config: Config  # what the settings share
@@ -108,30 +108,8 @@ def sweep(
         raise DataError(f"--together {together}: at least 1 is expected")
     choices = parse_grid(grid)
     settings = combinations(choices) if random is None else draw(choices, random, random_seed)
-    configs = [setting_config(config, setting) for setting in settings]
-    if not is_free(output):
-        raise DataError(f"{output}: already exists; give another --output, or --resume {output}")
-    datasets, of_setting = _load(configs)
-    groups = []
-    for members in group_settings(configs, datasets, of_setting):
-        most = together
-        if most is None:
-            most = 1 if len(members) == 1 else replicas_that_fit(configs[members[0]], datasets[of_setting[members[0]]])
-            if jax.default_backend() == "cpu":
-                most = min(most, _MOST_ON_CPU)
-        groups += equal_parts(members, most)
-    plan = Plan(
-        config=config,
-        grid=list(grid),
-        random=random,
-        random_seed=random_seed,
-        settings=settings,
-        groups=groups,
-        data=[describe_data(dataset)["sha256"] for dataset in datasets],
-    )
-    with new_directory(output):
-        _save_plan(plan, output / "sweep.yaml")
-    return _run(plan, output, configs, datasets, of_setting)
+    study = SweepStudy(grid=list(grid), random=random, random_seed=random_seed, settings=settings, together=together)
+    return run_study(study, config, output, overwrite=None)
 
 
 def resume_sweep(output: Path) -> SweepResults:
@@ -141,13 +119,98 @@ def resume_sweep(output: Path) -> SweepResults:
       DataError: not a sweep, or the data are no longer those it began with.
       Interrupted: as ``sweep``.
     """
-    plan = _read_plan(output / "sweep.yaml")
-    configs = [setting_config(plan.config, setting) for setting in plan.settings]
-    datasets, of_setting = _load(configs)
-    for begun, dataset in zip(plan.data, datasets, strict=True):
-        if begun != (now := describe_data(dataset)["sha256"]):
-            raise DataError(f"{output}: the data changed since the sweep began (sha256 {begun}, now {now})")
-    return _run(plan, output, configs, datasets, of_setting)
+    plan = _read_plan(output)
+    study = SweepStudy(
+        grid=plan.grid, random=plan.random, random_seed=plan.random_seed, settings=plan.settings, plan=plan
+    )
+    return resume_study(study, plan.config, output)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepData:
+    """What the settings are trained on."""
+
+    configs: list[Config]  # of each setting
+    datasets: list[Dataset]  # the distinct splits
+    of_setting: list[int]  # index into ``datasets`` of each setting
+    plan: SweepPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepStudy(Study[SweepData, SweepResults]):
+    """A sweep as a run: sweep.yaml holds its configuration and what identifies its data. See ``sweep``."""
+
+    noun = "sweep"
+    grid: list[str]
+    random: int | None
+    random_seed: int
+    settings: list[dict[str, Any]]
+    together: int | None = None
+    plan: SweepPlan | None = None  # of a sweep that is resumed
+
+    def load(self, config: Config) -> SweepData:
+        configs = [setting_config(config, setting) for setting in self.settings]
+        datasets, of_setting = _load(configs)
+        plan = self.plan or SweepPlan(
+            config=config,
+            grid=self.grid,
+            random=self.random,
+            random_seed=self.random_seed,
+            settings=self.settings,
+            groups=plan_groups(configs, datasets, of_setting, self.together),
+            data=[describe_data(dataset)["sha256"] for dataset in datasets],
+        )
+        return SweepData(configs=configs, datasets=datasets, of_setting=of_setting, plan=plan)
+
+    def begin(self, config: Config, folder: Path) -> None:
+        """Nothing: sweep.yaml holds the configuration, too."""
+
+    def record(self, config: Config, data: SweepData, folder: Path) -> None:
+        _save_plan(data.plan, folder / "sweep.yaml")
+
+    def sha256(self, data: SweepData) -> list[str]:
+        return [describe_data(dataset)["sha256"] for dataset in data.datasets]
+
+    def recorded_sha256(self, folder: Path) -> list[str]:
+        return _read_plan(folder).data
+
+    def lines(self, data: SweepData) -> Sequence[str]:
+        return [line for dataset in data.datasets for line in dataset.lines]
+
+    def run(self, config: Config, data: SweepData, folder: Path) -> SweepResults:
+        plan = data.plan
+        for number, dataset in enumerate(data.datasets):
+            (folder / "data" / str(number)).mkdir(parents=True, exist_ok=True)
+            first = data.configs[data.of_setting.index(number)]
+            record_data(folder / "data" / str(number), dataset, first.data.split_seed)
+        rows = []
+        for number, group in enumerate(plan.groups):
+            if not all((_folder(folder, i) / "summary.json").is_file() for i in group):
+                say(f"group {number + 1} of {len(plan.groups)}: {len(group)} of {len(plan.settings)} settings")
+                for place, i in enumerate(group):
+                    say(f"  replica {place} is setting {i}: {describe_setting(plan.settings[i])}")
+                _train_group(data, folder, number)
+            shutil.rmtree(folder / "groups" / str(number) / "checkpoints", ignore_errors=True)
+            rows = [_row(folder, i, data.configs[i]) for done in plan.groups[: number + 1] for i in done]
+            rows.sort(key=lambda row: row["setting"])
+            _write_rows(rows, folder / "results.csv")
+        baselines = _baselines(data, folder) if config.output.baselines else {}
+        return SweepResults(task=config.task, keys=list(plan.settings[0]), rows=rows, baselines=baselines)
+
+
+def plan_groups(
+    configs: Sequence[Config], datasets: Sequence[Dataset], of_setting: Sequence[int], together: int | None
+) -> list[list[int]]:
+    """Numbers of the settings that train together, at most ``together`` at once, or as many as memory holds."""
+    groups = []
+    for members in group_settings(configs, datasets, of_setting):
+        most = together
+        if most is None:
+            most = 1 if len(members) == 1 else replicas_that_fit(configs[members[0]], datasets[of_setting[members[0]]])
+            if jax.default_backend() == "cpu":
+                most = min(most, _MOST_ON_CPU)
+        groups += equal_parts(members, most)
+    return groups
 
 
 def group_settings(
@@ -297,49 +360,22 @@ def _memory_budget() -> int:
     return int(0.9 * memory["bytes_limit"])
 
 
-def _run(
-    plan: Plan, output: Path, configs: Sequence[Config], datasets: Sequence[Dataset], of_setting: Sequence[int]
-) -> SweepResults:
-    """Everything after the plan: trains the groups that are not done, records them, scores the baselines."""
-    write_json(output / "environment.json", describe_environment())
-    for number, dataset in enumerate(datasets):
-        for line in dataset.lines:
-            say(line)
-        folder = output / "data" / str(number)
-        folder.mkdir(parents=True, exist_ok=True)
-        record_data(folder, dataset, configs[of_setting.index(number)].data.split_seed)
-    rows = []
-    for number, group in enumerate(plan.groups):
-        if not all((_folder(output, i) / "summary.json").is_file() for i in group):
-            say(f"group {number + 1} of {len(plan.groups)}: {len(group)} of {len(plan.settings)} settings")
-            for place, i in enumerate(group):
-                say(f"  replica {place} is setting {i}: {describe_setting(plan.settings[i])}")
-            parts = [datasets[of_setting[i]].parts for i in group]
-            _train_group(plan, output, number, [configs[i] for i in group], parts, datasets[of_setting[group[0]]])
-        shutil.rmtree(output / "groups" / str(number) / "checkpoints", ignore_errors=True)
-        rows = [_row(output, i, configs[i]) for done in plan.groups[: number + 1] for i in done]
-        rows.sort(key=lambda row: row["setting"])
-        _write_rows(rows, output / "results.csv")
+def _baselines(data: SweepData, output: Path) -> dict[int, dict[str, Any]]:
+    """Of each distinct split, by the number of its first setting; computed once."""
     baselines = {}
-    if plan.config.output.baselines:
-        for number, dataset in enumerate(datasets):
-            path = output / "data" / str(number) / "baselines.json"
-            if not path.is_file():
-                write_json(path, score_baselines(plan.config, dataset))
-            baselines[of_setting.index(number)] = json.loads(path.read_text(encoding="utf-8"))
-    return SweepResults(task=plan.config.task, keys=list(plan.settings[0]), rows=rows, baselines=baselines)
+    for number, dataset in enumerate(data.datasets):
+        path = output / "data" / str(number) / "baselines.json"
+        if not path.is_file():
+            write_json(path, score_baselines(data.plan.config, dataset))
+        baselines[data.of_setting.index(number)] = json.loads(path.read_text(encoding="utf-8"))
+    return baselines
 
 
-def _train_group(
-    plan: Plan,
-    output: Path,
-    number: int,
-    configs: Sequence[Config],
-    parts: Sequence[Mapping[str, np.ndarray]],
-    dataset: Dataset,
-) -> None:
+def _train_group(data: SweepData, output: Path, number: int) -> None:
     """Trains the settings of a group and writes the directory of each; its summary comes last."""
-    group, folder = plan.groups[number], output / "groups" / str(number)
+    plan, group, folder = data.plan, data.plan.groups[number], output / "groups" / str(number)
+    configs, datasets = [data.configs[i] for i in group], [data.datasets[data.of_setting[i]] for i in group]
+    dataset, parts = datasets[0], [dataset.parts for dataset in datasets]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         fitted = fit_pairs(configs, dataset, folder, parts=parts)
@@ -394,7 +430,7 @@ def _write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
     write_table(pa.table(columns), path)
 
 
-def _save_plan(plan: Plan, path: Path) -> None:
+def _save_plan(plan: SweepPlan, path: Path) -> None:
     """The file appears whole or not at all."""
     plain = json.loads(json.dumps(asdict(plan) | {"config": config_to_dict(plan.config)}))  # tuples become lists
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -405,12 +441,13 @@ def _save_plan(plan: Plan, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read_plan(path: Path) -> Plan:
+def _read_plan(output: Path) -> SweepPlan:
+    path = output / "sweep.yaml"
     if not path.is_file():
-        raise DataError(f"{path.parent}: not a sweep that can be resumed; expected a directory with sweep.yaml")
+        raise not_resumable(output, "sweep", path.name)
     tree = read_yaml(path)
     try:
         tree["config"] = config_from_dict(tree["config"], str(path))
-        return Plan(**tree)
+        return SweepPlan(**tree)
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: damaged ({type(error).__name__}: {error})") from error

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxdti.config import AdaptationConfig, Config, save_config
+from jaxdti.config import AdaptationConfig, Config
 from jaxdti.console import say
 from jaxdti.data.tables import write_table
 from jaxdti.data.vectors.digits import load_digit_domains
@@ -42,12 +42,13 @@ from jaxdti.studies.report.domains import (
     summarise_domains,
     write_domain_results,
 )
+from jaxdti.studies.run_directory import SOURCE as SOURCE_FOLDER
 from jaxdti.studies.run_directory import (
-    check_directory,
-    check_unchanged,
-    describe_environment,
-    new_directory,
+    Study,
+    interruptible,
     resumable_config,
+    resume_study,
+    run_study,
 )
 from jaxdti.studies.transfer.vectors import (
     SCRATCH,
@@ -62,13 +63,11 @@ from jaxdti.studies.transfer.vectors import (
 )
 from jaxdti.training.progress import Progress
 from jaxdti.training.run_folder import RunFolder, open_run
-from jaxdti.training.signals import stop_signals
 from jaxdti.training.task import FitResult, Trial
 
 __all__ = ["Interrupted", "resume_vectors", "train_vectors", "transfer_vectors"]
 
 METHODS = "methods"  # folder of what each method reached, and of its training
-_SOURCE = "source"  # folder of the networks that a transferred run starts from
 _SCORED = ("validation", "test")
 _UNTRAINED = {"best_epoch": "", "failed": ""}  # in place of the course of a training
 _SELECT = {"last": None, "source": "accuracy", "information": "information", "importance": "importance"}
@@ -92,12 +91,7 @@ def train_vectors(config: Config, output: Path, *, overwrite: bool = False) -> d
       Interrupted: a signal arrived; ``resume_vectors`` goes on.
     """
     check_no_transfer(config)
-    check_directory(output, overwrite)
-    domains = load_domains(config, _seeds(config))
-    with new_directory(output):
-        save_config(config, output / "config.yaml")
-        _record(output, domains)
-    return _run(config, output, domains)
+    return run_study(VectorsStudy(), config, output, overwrite=overwrite)
 
 
 def transfer_vectors(source: Path, config: Config, output: Path, *, overwrite: bool = False) -> dict[str, Any]:
@@ -116,14 +110,7 @@ def transfer_vectors(source: Path, config: Config, output: Path, *, overwrite: b
     networks = load_networks(source)
     if output.resolve() in (source.resolve(), *source.resolve().parents):
         raise DataError(f"{output}: holds the source run; give another --output")
-    check_directory(output, overwrite)
-    domains = load_domains(config, _seeds(config), networks)
-    check_transfer(config, networks, domains)
-    with new_directory(output):
-        save_networks(output / _SOURCE, networks)
-        save_config(config, output / "config.yaml")
-        _record(output, domains)
-    return _run(config, output, domains, networks)
+    return run_study(VectorsStudy(networks), config, output, overwrite=overwrite)
 
 
 def resume_vectors(run: Path) -> dict[str, Any]:
@@ -134,86 +121,103 @@ def resume_vectors(run: Path) -> dict[str, Any]:
       Interrupted: as ``train_vectors``.
     """
     config = resumable_config(run)
-    networks = None if config.transfer.mode == "none" else load_networks(run / _SOURCE)
-    domains = load_domains(config, _seeds(config), networks)
-    check_unchanged(run, _fingerprint(domains), lambda: _record(run, domains))
-    return _run(config, run, domains, networks)
+    networks = None if config.transfer.mode == "none" else load_networks(run / SOURCE_FOLDER)
+    return resume_study(VectorsStudy(networks), config, run)
 
 
-def _seeds(config: Config) -> range:
+@dataclass(frozen=True)
+class VectorsStudy(Study[VectorDomains, dict[str, Any]]):
+    """Training on feature vectors, or a transfer to them; see ``train_vectors``."""
+
+    source: VectorNetworks | None = None  # the networks that a transfer begins with
+
+    def load(self, config: Config) -> VectorDomains:
+        domains = load_domains(config, seeds_of(config), self.source)
+        if self.source is not None:
+            check_transfer(config, self.source, domains)
+        return domains
+
+    def begin(self, config: Config, folder: Path) -> None:
+        if self.source is not None:
+            save_networks(folder / SOURCE_FOLDER, self.source)
+        super().begin(config, folder)
+
+    def sha256(self, data: VectorDomains) -> list[str]:
+        """Of the features, the labels and the parts of every task."""
+        total = hashlib.sha256(data.features.tobytes() + data.label.tobytes())
+        for task, draws in data.tasks.items():
+            for parts in draws:
+                for part, rows in parts.items():
+                    total.update(f"{task} {part} ".encode() + rows.tobytes())
+        return [total.hexdigest()]
+
+    def lines(self, data: VectorDomains) -> Sequence[str]:
+        if self.source is None or self.source.classes == data.classes:
+            return data.lines
+        theirs, ours = ", ".join(self.source.classes), ", ".join(data.classes)
+        return [
+            *data.lines,
+            f"the source's classes are {theirs}, here {ours}: the output layer begins with random weights",
+        ]
+
+    def run(self, config: Config, data: VectorDomains, folder: Path) -> dict[str, Any]:
+        started, seeds = time.perf_counter(), seeds_of(config)
+        methods = config.vectors.methods
+        if self.source is not None:
+            methods = transfer_methods(config, self.source, data.classes)
+        rows: list[Row] = []
+        pictures: list[pa.Table] = []
+        with interruptible() as check:
+            for method in (*methods, *(VECTOR_BASELINES if config.output.baselines else ())):
+                file = folder / METHODS / f"{method}.json"
+                if not file.is_file():
+                    self._run_method(config, data, method, folder, check)
+                    check()
+                rows += json.loads(file.read_text(encoding="utf-8"))  # Python's JSON keeps floats to the bit, and NaN
+                if (picture := file.with_suffix(".parquet")).is_file():
+                    pictures.append(pq.read_table(picture))
+        if pictures:
+            first = [row for row in rows if row["seed"] == seeds[0]]
+            draw_tasks(pa.concat_tables(pictures), first, folder / "domains")
+        facts = {"seconds": round(time.perf_counter() - started, 1), "seeds": list(seeds), "tasks": list(data.tasks)}
+        return report_domains(folder, rows, facts, classes=len(data.classes))
+
+    def _run_method(
+        self, config: Config, domains: VectorDomains, method: str, folder: Path, check: Callable[..., None]
+    ) -> None:
+        """Trains or fits one method. Its rows are kept as soon as all its networks are measured."""
+        begun, seeds, file = time.perf_counter(), seeds_of(config), folder / METHODS / f"{method}.json"
+        if method in VECTOR_BASELINES:
+            rows = baseline_rows(method, domains, seeds)
+        elif self.source is not None:
+            rows = transfer_rows(config, self.source, domains, method, seeds, folder, check)
+        else:
+            adaptation = replace(config.adaptation, method=method)
+            rows, points = train_method(config, domains, adaptation, seeds, folder, check)
+            file.parent.mkdir(exist_ok=True)
+            write_table(points, file.with_suffix(".parquet"))  # before the rows: they say that the method is finished
+        write_json(file, rows)
+        for checkpoints in sorted((folder / METHODS / method).glob("**/checkpoints")):
+            shutil.rmtree(checkpoints)
+        say(f"{method}: {len(rows)} models, {time.perf_counter() - begun:.0f} s")
+
+
+def seeds_of(config: Config) -> range:
+    """Of the replicas: they count up from the run's."""
     return range(config.training.seed, config.training.seed + config.training.replicas)
 
 
-def _record(output: Path, domains: VectorDomains) -> None:
-    write_json(output / "data.json", {"sha256": _fingerprint(domains)})
-
-
-def _fingerprint(domains: VectorDomains) -> str:
-    """SHA-256 of the features, the labels and the parts of every task."""
-    total = hashlib.sha256(domains.features.tobytes() + domains.label.tobytes())
-    for task, draws in domains.tasks.items():
-        for own in draws:
-            for part, rows in own.items():
-                total.update(f"{task} {part} ".encode() + rows.tobytes())
-    return total.hexdigest()
-
-
-def _run(config: Config, output: Path, domains: VectorDomains, source: VectorNetworks | None = None) -> dict[str, Any]:
-    """Everything after the data. A method's rows are kept as soon as all its networks are measured.
-
-    ``source``: the networks that a transfer begins with.
-    """
-    started, seeds = time.perf_counter(), _seeds(config)
-    write_json(output / "environment.json", describe_environment())
-    for line in domains.lines:
-        say(line)
-    if source is not None and source.classes != domains.classes:
-        theirs, ours = ", ".join(source.classes), ", ".join(domains.classes)
-        say(f"the source's classes are {theirs}, here {ours}: the output layer begins with random weights")
-    rows: list[Row] = []
-    pictures: list[pa.Table] = []
-    with stop_signals() as stopped:
-
-        def look(*_: Any) -> None:
-            if stopped:
-                raise Interrupted(stopped[0])
-
-        methods = config.vectors.methods
-        if source is not None:
-            methods = transfer_methods(config, source, domains.classes)
-        for method in (*methods, *(VECTOR_BASELINES if config.output.baselines else ())):
-            begun, file = time.perf_counter(), output / METHODS / f"{method}.json"
-            picture = file.with_suffix(".parquet")
-            if not file.is_file():
-                if method in VECTOR_BASELINES:
-                    found = baseline_rows(method, domains, seeds)
-                elif source is not None:
-                    found = transfer_rows(config, source, domains, method, seeds, output, look)
-                else:
-                    adaptation = replace(config.adaptation, method=method)
-                    found, points = train_method(config, domains, adaptation, seeds, output, look)
-                    picture.parent.mkdir(exist_ok=True)
-                    write_table(points, picture)  # before the rows, which say that the method is finished
-                write_json(file, found)
-                for kept in sorted((output / METHODS / method).glob("**/checkpoints")):
-                    shutil.rmtree(kept)
-                say(f"{method}: {len(found)} models, {time.perf_counter() - begun:.0f} s")
-                look()
-            rows += json.loads(file.read_text(encoding="utf-8"))  # Python's JSON keeps floats to the bit, and NaN
-            if picture.is_file():
-                pictures.append(pq.read_table(picture))
+def report_domains(folder: Path, rows: Sequence[Row], facts: dict[str, Any], classes: int) -> dict[str, Any]:
+    """Writes results.csv, summary.json and accuracy.png; returns what ``train_vectors`` does."""
     summary, differences = summarise_domains(rows), paired_differences(rows)
-    facts = {"seconds": round(time.perf_counter() - started, 1), "seeds": list(seeds), "tasks": list(domains.tasks)}
-    write_domain_results(output, rows, summary, facts | {"differences": differences})
-    if pictures:
-        draw_tasks(pa.concat_tables(pictures), [row for row in rows if row["seed"] == seeds[0]], output / "domains")
-    told = {
+    write_domain_results(folder, rows, summary, facts | {"differences": differences})
+    printed = {
         "lines": domain_lines(summary),
-        "auroc_lines": domain_lines(summary, "target_auroc") if len(domains.classes) == 2 else [],
+        "auroc_lines": domain_lines(summary, "target_auroc") if classes == 2 else [],
         "database_lines": database_lines(summary),
         "verdicts": verdicts(summary, differences),
     }
-    return facts | {"results": summary, "differences": differences} | told
+    return facts | {"results": summary, "differences": differences} | printed
 
 
 def load_domains(config: Config, seeds: Sequence[int], networks: VectorNetworks | None = None) -> VectorDomains:

@@ -39,6 +39,7 @@ def reference(features, logits, detached, mask, w, random, conditioned=False, re
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [None, 4])
 @pytest.mark.parametrize(("rows", "width", "classes"), [(4, 3, 1), (1, 1, 3), (3, 2, 50)])
 def test_value_and_gradients(batch, weights, discriminator, central_differences, rows, width, classes, size):
@@ -103,6 +104,7 @@ def recorded(reference_dir):
     return params | {"output": layer("fc3")}, step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "conditioned"), [("cdan", False), ("cdan_e", True)])
 def test_the_published_step(recorded, case, conditioned):
     params, step = recorded

@@ -14,6 +14,7 @@ def reference(s, t):
     return np.sum((of(s) - of(t)) ** 2) / (4 * s.shape[1] ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "width"), [((2, 2), 1), ((5, 3), 4), ((2, 9), 3)])
 def test_value_and_gradients(central_differences, rows, width):
     rng = np.random.default_rng(0)

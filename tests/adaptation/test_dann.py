@@ -18,6 +18,7 @@ def reference(features, mask, w):
     return sum(np.mean(cross_entropy(w, features[d][mask[d]], d)) for d in (0, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (5, 3), (8, 2)])
 def test_value_and_gradients(batch, weights, discriminator, central_differences, rows, width):
     features, logits, mask = batch(rows, width, 2)

@@ -19,6 +19,7 @@ def reference(s, t, width):
     return mean(s, s) + mean(t, t) - 2 * mean(s, t)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "width"), [((1, 1), 1), ((4, 3), 3), ((2, 7), 2)])
 def test_value_and_gradients(central_differences, rows, width):
     rng = np.random.default_rng(0)

@@ -19,6 +19,7 @@ def reference(features, mask, w, labels, class_weight):
     return source + np.mean(cross_entropy(w, features[TARGET][mask[TARGET]], TARGET))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "width", "classes"), [(1, 1, 2), (6, 3, 2), (7, 2, 50)])
 def test_value_and_gradients(batch, weights, discriminator, central_differences, rows, width, classes):
     features, logits, mask = batch(rows, width, classes)

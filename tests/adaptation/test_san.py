@@ -62,6 +62,7 @@ def differentiate(loss, classwise, features, logits, mask, w, class_weight):
     return both(*jax.tree.map(np.float32, (features, logits, w, class_weight)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "width", "classes"), SIZES)
 def test_value_and_gradients(problem, classwise, central_differences, rows, width, classes):
     features, logits, mask, w, class_weight = problem(rows, width, classes)
@@ -76,6 +77,7 @@ def test_value_and_gradients(problem, classwise, central_differences, rows, widt
     np.testing.assert_array_equal(gradients[3], 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "width", "classes"), SIZES)
 def test_the_released_code(problem, classwise, central_differences, rows, width, classes):
     features, logits, mask, w, class_weight = problem(rows, width, classes)

@@ -37,6 +37,7 @@ def test_some_entities_are_distinct_and_a_single_protein_is_of_median_length():
         inference.some_entities(atoms, residues, 11, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "expected"), [(None, "gram"), ("pairwise", "pairwise")])
 def test_the_scorer_is_timed_in_the_form_asked_for_or_chosen(
     dataset, form, expected, monkeypatch, compile_fast_and_once

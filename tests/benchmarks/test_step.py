@@ -6,6 +6,7 @@ import pytest
 import step
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="kernels of accelerators have other names")
 def test_operations_are_those_of_the_program(tmp_path):
     x = jnp.ones((300, 300))

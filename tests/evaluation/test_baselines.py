@@ -227,6 +227,7 @@ def read_dataset(directory):
 
 
 # Test AUROC measured independently with scikit-learn on the same files.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, expected",
     [

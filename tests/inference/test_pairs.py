@@ -171,6 +171,7 @@ def test_the_divisor_is_that_of_the_masks(pool):
     np.testing.assert_array_equal(found, pool_size(pool, *map(jnp.asarray, masks)))
 
 
+@pytest.mark.slow
 def test_programs_take_stacked_variables_and_agree(encoded):
     v, q = encoded
     single = [init_variables(CONFIG, seed) for seed in (0, 1)]

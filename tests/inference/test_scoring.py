@@ -109,6 +109,7 @@ def scorer_of(pairs, count=3, batch=4, config=CONFIG, **options):
     return make_scorer(config, device_features(store), table, buckets, batch, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "batch"), [(1, 64), (3, 4), (3, 1)])
 def test_scores_come_in_the_order_of_the_rows_and_do_not_depend_on_the_batches(
     form, pairs, variables, expected, count, batch
@@ -178,6 +179,7 @@ def encoded(monkeypatch, fresh_programs):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [1 << 20, 4 * STATE], ids=["much", "little"])
 def test_every_entity_is_encoded_once(form, pairs, variables, encoded, memory, monkeypatch):
     table, store = pairs
@@ -194,6 +196,7 @@ def test_every_entity_is_encoded_once(form, pairs, variables, encoded, memory, m
         assert set(encoded["drug"]) == set(store.atom_counts[drugs].tolist())
 
 
+@pytest.mark.slow
 def test_programs_are_few_and_told_and_do_not_depend_on_what_is_scored(pairs, monkeypatch, capsys, fresh_programs):
     monkeypatch.setattr(scoring, "choose_form", lambda *_: "pairwise")
     scorer = scorer_of(pairs, count=4)

@@ -423,6 +423,7 @@ def stepped(recorded, evaluate):
     )
 
 
+@pytest.mark.slow
 def test_step_loss_and_logits(recorded, stepped):
     for key in ("loss", "loss_float64"):
         np.testing.assert_allclose(stepped.loss, recorded.step[key], rtol=0, atol=5e-5)

@@ -117,6 +117,7 @@ def as_float32(tree):
     return jax.tree.map(np.float32, tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize("pool", ["sum", "mean", "sqrt"])
 def test_layer_in_training_matches_numpy(layer, pool, backend, monkeypatch):
@@ -191,6 +192,7 @@ def test_dropout_falls_on_the_inputs_of_both_projections(layer):
         np.testing.assert_allclose(at_rest, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [False, True])
 def test_gradients_pair_by_pair_are_those_of_all_pairs_at_once(layer, monkeypatch, replicas):
     drug, protein, params, stats = as_float32(layer)

@@ -28,6 +28,7 @@ def value_and_gradients(x, kernel, g, padding):
     return y, *back(g[:, : y.shape[1]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize("width", [1, 2, 3, 6, 9])
 def test_values_and_gradients_are_those_of_the_definition(width, padding):
@@ -44,6 +45,7 @@ def test_values_and_gradients_are_those_of_the_definition(width, padding):
         np.testing.assert_allclose(np.sum(gradient * direction), np.sum(g * moved), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
 def test_replicas_under_vmap_equal_one_by_one(axes):
     x, kernel, g = arrays(3, 4)

@@ -159,6 +159,7 @@ def test_dropout_acts_behind_every_hidden_layer_only_when_asked():
     assert np.any(model.apply(variables, x, 0.5, rngs=rngs) != plain)
 
 
+@pytest.mark.slow
 def test_vmapped_autoencoders_equal_one_by_one():
     model, x = Autoencoder(GENES, (8,), CODE), draw(3, ROWS, GENES)
     init = lambda seed: model.init(jax.random.PRNGKey(seed), x[0])

@@ -22,6 +22,7 @@ def model():
     return module, module.init(jax.random.PRNGKey(0), draw(2, GENES), draw(2, GENES))
 
 
+@pytest.mark.slow
 def test_codes_have_length_1_and_the_shared_encoder_serves_both_domains(model):
     module, variables = model
     source, target = draw(ROWS, GENES), draw(4, GENES, seed=1)

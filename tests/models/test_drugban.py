@@ -130,6 +130,7 @@ def assert_same_view(got, expected):
         np.testing.assert_allclose(have, want, rtol=0, atol=atol, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.mark.slow
 def test_every_parameter_gets_a_gradient_and_the_unknown_letter_none(base):
     for path, leaf in jax.tree_util.tree_leaves_with_path(base.view["gradient"]):
         assert np.abs(leaf).max() > 1e-6, jax.tree_util.keystr(path)
@@ -157,6 +158,7 @@ def test_the_numbering_of_atoms_does_not_matter(base):
     assert_same_view(jax.device_get(got), base.view)
 
 
+@pytest.mark.slow
 def test_padding_and_filler_rows_change_nothing(base):
     run = program(TINY, ROOMY, ROWS + 2)
     order = np.array([0, -1, 1, 2, -1, 3, 4])
@@ -208,6 +210,7 @@ def test_nothing_but_filler_is_finite_and_moves_nothing(base):
     jax.tree.map(np.testing.assert_array_equal, got["stats"], base.variables["batch_stats"])
 
 
+@pytest.mark.slow
 def test_vmapped_variables_equal_one_by_one(base):
     other = random_variables(TINY, seed=9)
     stacked = jax.tree.map(lambda *x: np.stack(x), base.variables, other)
@@ -218,6 +221,7 @@ def test_vmapped_variables_equal_one_by_one(base):
         assert_same_view(jax.tree.map(lambda x, i=i: np.asarray(x[i]), together), expected)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_with_float32_parameters_and_statistics(base):
     config = ModelConfig(**(vars(TINY) | {"dtype": "bfloat16"}))
     got = jax.device_get(program(config, SNUG, ROWS)(base.variables, base.features, base.batch))

@@ -80,6 +80,7 @@ def own_words(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if not line.startswith(("[Gloo]", "E0", "W0", "I0")))
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_stop_together_and_resume(tiny_config, tmp_path, compile_fast_and_once):
     config = tiny_config(epochs=2, buckets=1, learning_rate=1e-5, replicas=1)
     train(config, tmp_path / "one")

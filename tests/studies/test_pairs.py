@@ -22,7 +22,7 @@ from jaxdti.evaluation.metrics import concordance_index
 from jaxdti.inference.evaluate import evaluate, training_data
 from jaxdti.inference.trained import TrainedRun, load_run, write_model_card
 from jaxdti.studies import pairs as run_module
-from jaxdti.studies.pairs import resume, train
+from jaxdti.studies.pairs import PairsStudy, resume, train
 from jaxdti.studies.report import pairs as results
 from jaxdti.training import supervised as method_module
 from jaxdti.training.compilation import forget_programs
@@ -78,6 +78,7 @@ def finished(tiny_config, tmp_path_factory):
     return config, run, summary
 
 
+@pytest.mark.slow
 def test_the_run_directory_holds_what_it_should(finished):
     config, run, _ = finished
     assert sorted(path.name for path in run.iterdir()) == sorted(FILES)
@@ -184,15 +185,15 @@ def test_a_directory_in_use_is_refused_and_only_a_run_is_overwritten(tiny_config
     for name in ("config.yaml", "data.json", "left.over"):
         (old / name).write_text("")
     (old / "weights").mkdir()
-    monkeypatch.setattr(run_module, "_run", lambda config, output, dataset: {"files": sorted(output.iterdir())})
+    monkeypatch.setattr(PairsStudy, "run", lambda self, config, data, folder: {"files": sorted(folder.iterdir())})
     files = train(config, old, overwrite=True)["files"]
-    assert [path.name for path in files] == ["config.yaml", "data.json", "split.json"]
+    assert [path.name for path in files] == ["config.yaml", "data.json", "environment.json", "split.json"]
 
 
 def test_an_empty_directory_stays_as_it_may_be_a_link(tiny_config, tmp_path, monkeypatch):
     (tmp_path / "volume").mkdir()
     (tmp_path / "run").symlink_to("volume")
-    monkeypatch.setattr(run_module, "_run", lambda *_: {"done": True})
+    monkeypatch.setattr(PairsStudy, "run", lambda *_: {"done": True})
     for overwrite in (False, True):
         assert train(tiny_config(), tmp_path / "run", overwrite=overwrite) == {"done": True}
         assert (tmp_path / "volume" / "data.json").is_file() and (tmp_path / "run").is_symlink()
@@ -206,14 +207,14 @@ def test_a_beginning_that_is_interrupted_leaves_no_directory(tiny_config, tmp_pa
         patch.setattr(run_module, "write_split", stopped)
         train(tiny_config(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(run_module, "_run", lambda *_: {"done": True})
+    monkeypatch.setattr(PairsStudy, "run", lambda *_: {"done": True})
     assert train(tiny_config(), tmp_path / "run") == {"done": True}
 
 
 @pytest.mark.parametrize("written", [("split.json", "rejected.csv"), ()])
 def test_a_run_killed_before_its_data_are_recorded_is_resumed(written, tiny_config, tmp_path, monkeypatch):
     whole, run = tmp_path / "whole", tmp_path / "run"
-    monkeypatch.setattr(run_module, "_run", lambda config, *_: {"config": config})
+    monkeypatch.setattr(PairsStudy, "run", lambda self, config, *_: {"config": config})
     config = tiny_config(data={"train": rewrite(tiny_config().data.train, tmp_path / "train.csv", with_a_bad_row)})
     train(config, whole)
     run.mkdir()
@@ -230,7 +231,7 @@ def test_a_run_killed_before_its_data_are_recorded_is_resumed(written, tiny_conf
 
 
 def test_what_is_no_beginning_of_a_run_is_not_resumed(tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "_run", lambda *_: {})
+    monkeypatch.setattr(PairsStudy, "run", lambda *_: {})
     run = tmp_path / "run"
     train(tiny_config(), run)
     (run / "data.json").unlink()
@@ -244,7 +245,7 @@ def test_what_is_no_beginning_of_a_run_is_not_resumed(tiny_config, tmp_path, mon
 def test_rows_that_the_run_was_trained_on_are_known_where_its_data_are_still_the_same(
     tiny_config, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(run_module, "_run", lambda *_: {})
+    monkeypatch.setattr(PairsStudy, "run", lambda *_: {})
     test, run = tmp_path / "test.csv", tmp_path / "run"
     test.write_text(Path(tiny_config().data.test).read_text())
     config = tiny_config(data={"test": str(test)})
@@ -280,7 +281,7 @@ def test_evaluate_measures_a_table_as_training_does_its_test_part(kind, repeated
     }
     test = rewrite(plain.test, tmp_path / "test.csv", changes[kind])
     config = tiny_config("regression", data={"test": test})
-    monkeypatch.setattr(run_module, "_run", lambda *_: {})
+    monkeypatch.setattr(PairsStudy, "run", lambda *_: {})
     train(config, run)
     sizes = lambda names: np.array([len(name) for name in names], float)
     by_size = lambda self, table, store: sizes(table.drugs)[table.drug] + sizes(table.proteins)[table.protein]
@@ -445,6 +446,7 @@ def test_a_bad_label_late_in_a_run_leaves_the_checkpoint_of_the_last_good_epoch(
     assert resume(run)["epochs"] == 3  # the label is good again
 
 
+@pytest.mark.slow
 def test_encoding_each_protein_once_changes_no_result_without_dropout(
     tiny_config, tmp_path, monkeypatch, capfd, steady_adam
 ):
@@ -473,6 +475,7 @@ def ensemble(tiny_config, tmp_path_factory, steady_adam):
         return config, run, train(config, run)
 
 
+@pytest.mark.slow
 def test_replicas_leave_a_run_each_and_the_mean_of_their_scores(ensemble):
     config, run, summary = ensemble
     members = [pq.read_table(run / "replicas" / str(i) / "predictions.parquet").to_pydict() for i in range(3)]
@@ -521,6 +524,7 @@ def test_an_ensemble_scores_as_its_predictions_and_its_members_as_theirs(ensembl
     )
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_a_run_of_a_known_network_compiles_nothing_again(tiny_config, tmp_path, capfd, fresh_programs):
     def compiled(name, config) -> list[str]:

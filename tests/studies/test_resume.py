@@ -98,6 +98,7 @@ def die():
     raise Killed
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_a_run_killed_again_and_again_ends_as_the_unbroken_one(config, unbroken, tmp_path, at_chunk):
     run = tmp_path / "run"
@@ -154,6 +155,7 @@ sys.exit(main(arguments))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_processes_that_are_killed_during_a_save_or_terminated_lose_nothing(
     config, unbroken, tmp_path, compile_fast_and_once

@@ -11,6 +11,7 @@ from jaxdti import cli
 from jaxdti.config import Config, DataConfig, OutputConfig, SizesConfig, TrainingConfig, TransferConfig
 from jaxdti.data.vectors.families import NO_SOURCE
 from jaxdti.errors import DataError
+from jaxdti.studies import run_directory
 from jaxdti.studies import sizes as size_protocol
 from jaxdti.studies.sizes import resume_sizes, run_sizes
 
@@ -64,6 +65,7 @@ def finished(config, tmp_path_factory):
     return run_sizes(config, output), output
 
 
+@pytest.mark.slow
 def test_every_method_size_and_repeat_is_scored(finished):
     table, output = finished
     found = {(row["source"], row["method"], row["size"]): row["repeats"] for row in table.rows}
@@ -80,6 +82,7 @@ def test_every_method_size_and_repeat_is_scored(finished):
     assert next(row["auroc"] for row in table.rows if row["method"] == "source") > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_it_is_deterministic_and_goes_on_after_an_interrupt(config, finished, tmp_path, monkeypatch):
     output = tmp_path / "run"
@@ -107,7 +110,7 @@ def test_it_is_deterministic_and_goes_on_after_an_interrupt(config, finished, tm
 
 
 def test_a_signal_ends_it_between_two_program_calls(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(size_protocol, "stop_signals", stopped_by(15))
+    monkeypatch.setattr(run_directory, "stop_signals", stopped_by(15))
     with pytest.raises(size_protocol.Interrupted) as stop:
         run_sizes(config, tmp_path / "run")
     assert stop.value.signal == 15
@@ -195,12 +198,13 @@ def test_what_cannot_be_run_is_refused(config, finished, tmp_path):
         resume_sizes(changed)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_ends_as_the_others_do(config, finished, tmp_path, capsys, monkeypatch):
     run = lambda *words: cli.main(["transfer", "--protocol", "sizes", *map(str, words)])
     assert run("--resume", finished[1]) == 0
     out = capsys.readouterr().out
     assert "mean test AUROC" in out and "scratch" in out and "mode2, source each, against scratch:" in out
-    monkeypatch.setattr(size_protocol, "stop_signals", stopped_by(15))
+    monkeypatch.setattr(run_directory, "stop_signals", stopped_by(15))
     folder = tmp_path / "stopped"
     flags = [f"--data.{name}={getattr(config.data, name)}" for name in ("table", "drugs", "proteins")]
     flags += [

@@ -39,6 +39,7 @@ def flags(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_from_tables_to_results(flags, tmp_path, capsys):
     assert main(["train", "--vectors.methods=none,san", *flags]) == 0
     shown = capsys.readouterr().out
@@ -93,6 +94,7 @@ def test_a_training_that_is_stopped_goes_on_from_its_last_epoch(flags, tmp_path,
     assert not list(run.rglob("checkpoints"))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, tmp_path, capsys, monkeypatch):
     whole, run, trained = tmp_path / "run", tmp_path / "stopped", []
     flags = ["--vectors.methods=none,dann,san", *flags]
@@ -121,7 +123,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, 
     monkeypatch.setattr(vector_run, "vector_baseline", None)
     assert main(["train", "--resume", str(run)]) == 0 and len(trained) == 4  # finished: nothing is trained
     with monkeypatch.context() as patch:  # killed before the data were recorded
-        patch.setattr(vector_run, "_run", lambda *_: {})
+        patch.setattr(vector_run.VectorsStudy, "run", lambda *_: {})
         killed = tmp_path / "killed"
         killed.mkdir()
         (killed / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
@@ -181,6 +183,7 @@ def test_what_acts_on_feature_vectors_is_accepted():
     config_from_dict(only | {"adaptation": {"start": 3}})  # nothing is adapted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("select", ["information", "importance"])
 def test_target_rows_select_the_epoch_and_their_labels_do_not(flags, tmp_path, select, monkeypatch):
     fit, fits = vector_run.fit_adapted, []

@@ -136,6 +136,7 @@ def test_labels_of_the_target_never_reach_the_device(adapted_config):
     np.testing.assert_array_equal(label, [[1, 0] * 4])
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_other_target_labels_or_none_change_nothing(adapted_config, target_rows, tmp_path):
     flipped = write_pairs(tmp_path / "flipped.csv", [(*row[:2], 1 - row[2], 0.0) for row in target_rows])
@@ -149,6 +150,7 @@ def test_other_target_labels_or_none_change_nothing(adapted_config, target_rows,
     jax.tree.map(np.testing.assert_array_equal, *trained)
 
 
+@pytest.mark.slow
 def test_a_run_shows_the_oracle_and_predicts(adapted_config, tmp_path):
     """Of one method: the others differ in their loss alone, see tests/adaptation."""
     adaptation = {"target_entropy": 0.1, "oracle": True}
@@ -166,11 +168,13 @@ def predict_table():
     return pa.table({"SMILES": ["CCO", "c1ccncc1"], "Protein": ["MKTAYIAKQRQISFVK", "MKTAYIAKQR"]})
 
 
+@pytest.mark.slow
 def test_regression_can_be_adapted(adapted_config, tmp_path):
     summary = train(adapted_config("dann", task="regression"), tmp_path / "run")
     assert np.isfinite(summary["test"]["mse"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steady")
 def test_without_strength_the_network_learns_what_plain_training_learns(adapted_config, tmp_path):
     """Separate statistics: the target leaves no trace in the scores of the source."""
@@ -184,6 +188,7 @@ def test_without_strength_the_network_learns_what_plain_training_learns(adapted_
     np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_each_domain_has_statistics_of_its_own_unless_joint(adapted_config, tmp_path):
     config = adapted_config("dann")
     dataset = load_data(config.data, config.task)
@@ -196,6 +201,7 @@ def test_each_domain_has_statistics_of_its_own_unless_joint(adapted_config, tmp_
     assert fitted.network(0, "validation")["batch_stats"] is fitted.network(0, "test")["batch_stats"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steady")
 def test_replicas_adapt_as_they_would_alone(adapted_config, tmp_path):
     settings = ({"strength": 0.3}, {"strength": 3.0})
@@ -239,6 +245,7 @@ def test_class_weights_are_refreshed_at_the_start_of_an_epoch_and_after_so_many_
     assert refreshes(chunks, 100) == [True, False, False, False, False]
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_an_epoch_that_is_resumed_refreshes_the_class_weights_where_an_unbroken_one_does(
     adapted_config, tmp_path, monkeypatch
@@ -264,6 +271,7 @@ def test_an_epoch_that_is_resumed_refreshes_the_class_weights_where_an_unbroken_
     jax.tree.map(np.testing.assert_array_equal, *weights)
 
 
+@pytest.mark.slow
 def test_source_only_is_trained_beside_it(adapted_config, tmp_path, capfd):
     config = adapted_config("dann", adaptation={"source_only": True}, replicas=2)
     summary = train(config, tmp_path / "run")
@@ -283,6 +291,7 @@ def test_source_only_is_trained_beside_it(adapted_config, tmp_path, capfd):
     assert set(frame["domain"].to_pylist()) == {"source", "target"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", ["information", "importance"])
 def test_the_target_selects_the_epoch_without_its_labels(adapted_config, target_rows, tmp_path, selection):
     config = adapted_config("mmd", adaptation={"selection": selection}, epochs=3)
@@ -375,6 +384,7 @@ def published(reference_dir, data_dir, recorded):
     return jax.tree.map(jnp.asarray, variables), device_features(store), shape, batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["cdan", "cdan_e"])
 def test_the_published_step(published, recorded, case):
     variables, features, shape, batch = published

@@ -95,6 +95,7 @@ def test_the_objective_is_the_sum_of_its_parts_in_numpy(batchnorm):
     assert new["network"]["norm_0"]["mean"].shape == ((2, 8) if batchnorm == "separate" else (8,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(set(ADAPTATION_METHODS) - {"none", "san", "pada"}))  # those are below
 def test_every_method_trains(method):
     """Two replicas, of which one has a target smaller than a batch."""
@@ -104,6 +105,7 @@ def test_every_method_trains(method):
     assert hidden.shape == (2, 30, 4) and logits.shape == (2, 30, CLASSES)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steady")
 def test_replicas_together_equal_each_alone():
     replicas = [trial(0), trial(1, target_train=np.arange(30, 41), learning_rate=3e-3)]
@@ -116,6 +118,7 @@ def test_replicas_together_equal_each_alone():
         np.testing.assert_allclose(both[1], one[0], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steady")
 def test_by_vmap_as_one_by_one(monkeypatch):
     found = []
@@ -125,6 +128,7 @@ def test_by_vmap_as_one_by_one(monkeypatch):
     np.testing.assert_allclose(found[0].loss, found[1].loss, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_class_weights_are_refreshed_after_so_many_steps():
     """Two epochs of three steps: after every third step is once an epoch, which is the default; the batch's differ."""
@@ -144,6 +148,7 @@ def test_refreshing_needs_the_whole_target():
         config("san", refresh_steps=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["san", "pada"])
 def test_target_labels_change_nothing(method):
     spoiled = np.where(np.arange(ROWS) < 30, LABEL, np.nan)
@@ -152,6 +157,7 @@ def test_target_labels_change_nothing(method):
     assert not equal(fit(method, [trial()]).variables, fit(method, [trial(label=flipped)]).variables)
 
 
+@pytest.mark.slow
 def test_target_rows_do_change_the_network_and_none_ignores_them():
     other = X.copy()
     other[30:] += 1.0
@@ -172,6 +178,7 @@ def test_batches_of_one_class_and_a_target_of_one_row(method):
     finite(fit(method, [trial(label=np.zeros(ROWS)), trial(target_train=np.arange(30, 31))]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 50])
 def test_two_classes_and_fifty(classes):
     label = (np.arange(ROWS) % classes).astype(np.float64)
@@ -181,6 +188,7 @@ def test_two_classes_and_fifty(classes):
     assert score_domains(model, adaptation, found.variables, X, SEEN[None], "test")[1].shape == (1, 30, classes)
 
 
+@pytest.mark.slow
 def test_a_domain_is_scored_with_its_own_statistics():
     shifted = X.copy()
     shifted[30:] = 4.0 * shifted[30:] + 10.0
@@ -201,6 +209,7 @@ def test_a_domain_is_scored_with_its_own_statistics():
     assert np.abs(by_source - by_target).max() > 0.1
 
 
+@pytest.mark.slow
 def test_the_class_weights_find_the_classes_that_the_target_has():
     """Three separable classes in the source, class 0 alone in the target."""
     rng = np.random.default_rng(1)

@@ -96,6 +96,7 @@ def damage(folder):
             path.write_bytes(b"")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_saved_again(tmp_path, states, capsys):
     first, second = states
@@ -145,6 +146,7 @@ def test_weights_that_are_missing_or_of_another_model_are_refused(tmp_path, stat
             load_weights(tmp_path / "weights", other)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
 @pytest.mark.parametrize("file", ["manifest.ocdbt", "_METADATA"])
 def test_damaged_weights_are_an_error_of_one_line(tmp_path, states, file):

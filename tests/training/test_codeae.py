@@ -132,6 +132,7 @@ def test_the_adversary_learns_and_the_encoder_works_against_it(profiles, method,
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["vae", "adae", "codeae_mmd", "dsn_dann"])
 def test_replicas_under_vmap_equal_one_by_one(profiles, method):
     """Values and gradients, with masked rows and dropout; the other methods consist of the same parts."""

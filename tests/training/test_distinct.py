@@ -67,6 +67,7 @@ def assert_close(one, other):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proteins", [3, 9])
 @pytest.mark.parametrize("valid", [PAIRS, 7, 1])
 def test_values_gradients_and_statistics_are_those_of_one_protein_a_pair(proteins, valid):
@@ -86,6 +87,7 @@ def test_uneven_uses_matter():
     assert np.abs(mean(stats) - mean(other)).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_replicas_under_vmap_equal_one_by_one():
     each = [init_variables(MODEL, seed) for seed in range(2)]
     pairs = [batch(1), batch(2, 9)]

@@ -102,6 +102,7 @@ def eight_devices(tiny_config, tmp_path_factory, compile_fast_and_once):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas, shape", [(2, (2, 4)), (8, (8, 1))])
 def test_eight_devices_give_the_numbers_of_one(eight_devices, replicas, shape):
     """Dropout included, and BatchNorm over the whole batch."""
@@ -214,6 +215,7 @@ def contacts(tiny_config, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_the_host_meets_the_device_once_a_chunk_and_at_the_epochs_end(contacts, caplog, capsys, fresh_programs):
     """On CPU the guard refuses implicit transfers to the device, on GPU those from it too."""
     resident, told = contacts(4.0, caplog), capsys.readouterr().err

@@ -75,6 +75,7 @@ def same(one, other):
     chex.assert_trees_all_close(*(jax.tree.map(np.asarray, each) for each in (one, other)), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steady")
 def test_replicas_together_equal_each_alone(form):
     replicas = members()

@@ -128,6 +128,7 @@ def test_the_value_is_that_of_the_network_that_is_kept(method, batchnorm, select
         assert found.best_value[r] == pytest.approx(expected, rel=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize("select", TARGET_SELECTIONS)
 def test_by_vmap_as_one_by_one(select, monkeypatch):

@@ -57,6 +57,7 @@ def test_a_step_of_filler_rows_leaves_the_whole_state_untouched(toy, tx, step):
     assert all(jax.tree.leaves(changed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_freezes_the_state_and_is_recorded(toy, tx, step, fault):
     state, _ = step(toy.init(tx, seed=0), toy_batch(0))
@@ -156,6 +157,7 @@ def network(parts):
     return make_train_step(objective, tx), partial(init, tx), batch
 
 
+@pytest.mark.slow
 def test_replicas_of_the_network_in_chunks_equal_single_steps(network):
     step, init, batch = network
     rates = (0.0, 0.3)

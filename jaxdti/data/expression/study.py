@@ -42,7 +42,7 @@ from jaxdti.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class ResponseData:
     """N source and M target samples with G genes, D drugs."""
 
     genes: np.ndarray  # str objects [G]
@@ -94,7 +94,7 @@ class _Input:
     ceiling: dict[str, float] = field(default_factory=dict)
 
 
-def load_study(config: ResponseConfig) -> Study:
+def load_study(config: ResponseConfig) -> ResponseData:
     """Reads, matches and scales what ``config`` names.
 
     Raises:
@@ -266,7 +266,7 @@ def _read_confounders(config: ResponseConfig) -> dict[str, str] | None:
     return one_value_each(samples.tolist(), categories.tolist(), (samples != "") & (categories != ""), column, path)
 
 
-def _assemble(config: ResponseConfig, given: _Input, lines: list[str], left_out: list[LeftOut]) -> Study:
+def _assemble(config: ResponseConfig, given: _Input, lines: list[str], left_out: list[LeftOut]) -> ResponseData:
     source, lost = drop_incomplete(given.source, "source")
     target, lost_target = drop_incomplete(given.target, "target")
     if overlap := set(source.samples) & set(target.samples):
@@ -297,7 +297,7 @@ def _assemble(config: ResponseConfig, given: _Input, lines: list[str], left_out:
     lines += said + responses.lines
     confounders = _confounders(given, source.samples, target.samples, lines, left_out)
     groups = _groups(config, given, target.samples, lines, left_out)
-    return Study(
+    return ResponseData(
         genes=source.genes,
         source_samples=source.samples,
         target_samples=target.samples,

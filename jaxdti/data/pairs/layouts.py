@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +17,28 @@ from jaxdti.data.tables import (
     TableFile,
     Wanted,
     find_column,
+    open_table,
     text_cells,
 )
 from jaxdti.errors import DataError
 
 _DRUG_KEY = Wanted("drug key", None, None, DRUG_KEY_NAMES)
 _PROTEIN_KEY = Wanted("protein key", None, None, PROTEIN_KEY_NAMES)
+
+
+class Columns(TypedDict, total=False):
+    """How to read a table of pairs without labels: fields of ``DataConfig``, all of which may be left out."""
+
+    drug_column: str | None
+    protein_column: str | None
+    drugs: str | None
+    proteins: str | None
+
+
+class Reading(Columns, total=False):
+    """How to read one with labels."""
+
+    label_column: str | None
 
 
 class Column(NamedTuple):
@@ -96,13 +112,14 @@ def _read_side(path: Path, key_wanted: Wanted, text_wanted: Wanted) -> Side:
     return Side(path, field, {value: text.strip() for value, text in zip(keys, texts, strict=True)})
 
 
-def read_pairs(name: str, path: Path, layout: Layout, label: Wanted | None) -> Piece:
+def read_pairs(name: str, source: Path | pa.Table, layout: Layout, label: Wanted | None) -> Piece:
     """Reads a part, of its columns only those that are needed; without ``label`` it is unlabelled.
 
     Raises:
       DataError: the file is not a table, or a column is missing.
     """
-    file = TableFile(path)
+    file = open_table(source)
+    path = file.path
     drug, protein = _pair_columns(path, file.columns, layout)
     label_field = find_column(file.columns, label, path) if label else None
     table = file.read([drug, protein, *([label_field] if label_field else [])], encode=[drug, protein])
@@ -118,13 +135,10 @@ def read_pairs(name: str, path: Path, layout: Layout, label: Wanted | None) -> P
 
 def read_unlabelled(source: Path | pa.Table, layout: Layout) -> tuple[Piece, pa.Table]:
     """The pairs of a file or of a table in memory, and all its columns."""
-    if isinstance(source, Path):
-        path, file = source, TableFile(source)
-        drug, protein = _pair_columns(path, file.columns, layout)
-        table = file.read(encode=[drug, protein])
-    else:
-        path, table = Path("table"), source
-        drug, protein = _pair_columns(path, table.column_names, layout)
+    file = open_table(source)
+    path = file.path
+    drug, protein = _pair_columns(path, file.columns, layout)
+    table = file.read(encode=[drug, protein])
     return Piece(
         name="table",
         path=str(path),

@@ -56,8 +56,10 @@ class Dataset:
     ceiling: float | None = None  # AUROC that no model can pass on average; known for the embedded dataset only
 
 
-def load_data(data: DataConfig, task: str) -> Dataset:
+def load_data(data: DataConfig, task: str, table: pa.Table | None = None) -> Dataset:
     """Reads the data that the configuration names, in one of three ways: a dataset, given parts or a table to split.
+
+    ``table`` stands for the file ``data.table``, which then need not be there.
 
     Raises:
       DataError: nothing or too much is named, a file is missing or unfit, the task does not suit, or a part is empty.
@@ -80,7 +82,7 @@ def load_data(data: DataConfig, task: str) -> Dataset:
     elif "train" in files and "test" in files:
         dataset = _given(data, task, files)
     elif data.table:
-        dataset = _split_here(data, task, Path(data.table))
+        dataset = _split_here(data, task, Path(data.table) if table is None else table)
     else:
         raise DataError(_incomplete(named))
     if data.split_file and dataset.split == GIVEN:
@@ -175,8 +177,8 @@ def _with_parts(table: InteractionTable, store: FeatureStore, report: ReadReport
     return Dataset(table=table, store=store, parts=parts, report=report, lines=lines, split=GIVEN)
 
 
-def _split_here(data: DataConfig, task: str, path: Path) -> Dataset:
-    loaded = load_interactions(data, {"table": path}, task)
+def _split_here(data: DataConfig, task: str, source: Path | pa.Table) -> Dataset:
+    loaded = load_interactions(data, {"table": source}, task)
     table, lines = loaded.table, loaded.report.lines()
     if data.split_file:
         split, parts = "file", read_split(data.split_file, table)

@@ -136,7 +136,7 @@ class PredictionData:
 
 def load_interactions(
     data: DataConfig,
-    parts: Mapping[str, Path],
+    parts: Mapping[str, Path | pa.Table],
     task: str,
     *,
     require_label: bool = True,
@@ -146,7 +146,8 @@ def load_interactions(
 
     Args:
       data: columns, side tables (``drugs``, ``proteins``), limits and cache.
-      parts: file of each part: "train", "validation", "test", or "table"; of "target_train" no label is read.
+      parts: file, or table in memory, of each part: "train", "validation", "test", or "table"; of "target_train" no
+        label is read.
       task: "classification" (labels 0 and 1) or "regression" (any finite number).
       require_label: where False, a missing label column or an empty label gives NaN.
 
@@ -160,8 +161,8 @@ def load_interactions(
       DataError: a file cannot be read as a table, or a column is missing.
     """
     layout, label = read_layout(data), label_column(data, require_label)
-    read = lambda part, path: read_pairs(part, Path(path), layout, None if part in UNLABELLED else label)
-    pieces = [read(part, path) for part, path in parts.items()]
+    read = lambda part, source: read_pairs(part, source, layout, None if part in UNLABELLED else label)
+    pieces = [read(part, source) for part, source in parts.items()]
     labels = [_check_labels(piece, task, require_label and piece.name not in UNLABELLED) for piece in pieces]
     checked = _check_rows(pieces, labels, data)
     part = checked.table.part if part_of_row is None else part_of_row[checked.table.row]

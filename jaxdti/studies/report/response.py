@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxdti.config import Config
-from jaxdti.data.expression.study import Study
+from jaxdti.data.expression.study import ResponseData
 from jaxdti.data.tables import write_table
 from jaxdti.evaluation.domain_gap import principal_plane
 from jaxdti.evaluation.part import json_ready
@@ -37,7 +37,7 @@ class Entry:
 def write_response_results(
     config: Config,
     output: Path,
-    study: Study,
+    study: ResponseData,
     entries: Sequence[Entry],
     codes: dict[str, tuple[Domain, Domain]],
     accuracy: dict[str, dict[str, list[float]]],
@@ -74,7 +74,7 @@ def write_response_results(
     return summary
 
 
-def _measure(config: Config, study: Study, entry: Entry) -> dict[str, Any]:
+def _measure(config: Config, study: ResponseData, entry: Entry) -> dict[str, Any]:
     """Metrics of the mean score over seeds and folds by drug, and the means over drugs of each seed alone."""
     first, drugs = FIRST[study.target_kind], {}
     for d, drug in enumerate(study.drugs):
@@ -104,7 +104,7 @@ def _measure(config: Config, study: Study, entry: Entry) -> dict[str, Any]:
     }
 
 
-def _result_rows(study: Study, measured: Sequence[dict[str, Any]]) -> pa.Table:
+def _result_rows(study: ResponseData, measured: Sequence[dict[str, Any]]) -> pa.Table:
     """One row for each method, protocol and drug."""
     names = ("auroc", "auprc") if study.target_kind == "binary" else ("spearman", "concordance_index")
     rows = []
@@ -141,7 +141,7 @@ def _group_rows(measured: Sequence[dict[str, Any]]) -> pa.Table:
     return pa.table({name: [row[name] for row in rows] for name in columns})
 
 
-def _predictions(study: Study, entries: Sequence[Entry]) -> pa.Table:
+def _predictions(study: ResponseData, entries: Sequence[Entry]) -> pa.Table:
     """One row for each method, protocol, drug and target sample: mean and spread over seeds and folds."""
     encoded = lambda values: pa.array(values).dictionary_encode()
     parts = []
@@ -164,7 +164,7 @@ def _predictions(study: Study, entries: Sequence[Entry]) -> pa.Table:
     return pa.concat_tables(parts).unify_dictionaries()
 
 
-def _embedding_rows(study: Study, source: Domain, target: Domain) -> pa.Table:
+def _embedding_rows(study: ResponseData, source: Domain, target: Domain) -> pa.Table:
     """Sample, domain, and its codes by the first setting that has not failed as lists of float32."""
     columns: dict[str, Any] = {
         "sample": [*study.source_samples, *study.target_samples],
@@ -202,7 +202,7 @@ def draw_codes(codes: dict[str, tuple[Domain, Domain]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def response_table(summary: dict[str, Any], study: Study) -> list[tuple[str, ...]]:
+def response_table(summary: dict[str, Any], study: ResponseData) -> list[tuple[str, ...]]:
     """Rows of text, the header first: each method with its means over drugs, the drugs, and the domain accuracy."""
     first = FIRST[study.target_kind]
     protocols = {entry["protocol"] for entry in summary["methods"]} - {"none"}
@@ -223,7 +223,7 @@ def response_table(summary: dict[str, Any], study: Study) -> list[tuple[str, ...
     return rows
 
 
-def show_response(summary: dict[str, Any], study: Study, output: Path) -> None:
+def show_response(summary: dict[str, Any], study: ResponseData, output: Path) -> None:
     """Prints the table, best mean first, and what is known of the ceiling."""
     header, *rows = response_table(summary, study)
     console = Console(highlight=False, markup=False)

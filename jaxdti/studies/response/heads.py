@@ -17,7 +17,7 @@ from jax import Array
 
 from jaxdti.config import HeadConfig, PretrainingConfig, TrainingConfig
 from jaxdti.data.expression.responses import fold_labels, fold_of_samples
-from jaxdti.data.expression.study import Study
+from jaxdti.data.expression.study import ResponseData
 from jaxdti.models.response_head import Encoder, ResponseHead, as_input, encoder_output, frozen_activations
 from jaxdti.training.fit import fit
 from jaxdti.training.replicas import predict_vectors
@@ -40,7 +40,7 @@ class HeadFit:
     failed: np.ndarray  # bool [E, D, F], the loss became non-finite
 
 
-def study_folds(study: Study, folds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def study_folds(study: ResponseData, folds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Fold int [D, N] (-1 = no response) and labels float64 [D, F, N] (NaN = none) of every drug and held-out fold."""
     fold, label = [], []
     for i in range(len(study.drugs)):
@@ -52,7 +52,7 @@ def study_folds(study: Study, folds: int, seed: int) -> tuple[np.ndarray, np.nda
 
 
 def fit_heads(
-    study: Study,
+    study: ResponseData,
     encoders: Sequence[Encoder],
     folds: int,
     config: HeadConfig,
@@ -73,7 +73,7 @@ def fit_heads(
     return HeadFit(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
-def encoders_together(study: Study, folds: int) -> int:
+def encoders_together(study: ResponseData, folds: int) -> int:
     """Encoders whose classifiers train in one program: they are bounded by memory, and on CPU by its caches."""
     size = _FEATURE_ROWS // len(study.source)
     if jax.default_backend() == "cpu":
@@ -82,7 +82,7 @@ def encoders_together(study: Study, folds: int) -> int:
 
 
 def _fit_group(
-    study: Study,
+    study: ResponseData,
     encoders: Sequence[Encoder],
     folds: int,
     config: HeadConfig,
@@ -127,7 +127,7 @@ def _init(model: ResponseHead, width: int) -> Callable[[Array], Any]:
     return lambda seed: {**model.init(jax.random.PRNGKey(seed), x, mask, train=False), "batch_stats": {}}
 
 
-def _trials(study: Study, encoders: Sequence[Encoder], folds: int, config: HeadConfig) -> list[Trial]:
+def _trials(study: ResponseData, encoders: Sequence[Encoder], folds: int, config: HeadConfig) -> list[Trial]:
     """One for each encoder, drug and fold; the features of the encoders follow one another."""
     count = len(study.source)
     divided = {seed: study_folds(study, folds, seed) for seed in {encoder.seed for encoder in encoders}}
@@ -166,7 +166,7 @@ def _training(config: HeadConfig) -> TrainingConfig:
     )
 
 
-def _inputs(study: Study, encoders: Sequence[Encoder], level: int, hidden: int) -> tuple[np.ndarray, np.ndarray]:
+def _inputs(study: ResponseData, encoders: Sequence[Encoder], level: int, hidden: int) -> tuple[np.ndarray, np.ndarray]:
     """What the classifiers, or the unfrozen layers, see of the source and the target: float32 [E, N, F], [E, M, F]."""
 
     def of(encoder: Encoder, x: Array) -> Array:

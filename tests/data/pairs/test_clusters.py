@@ -206,6 +206,7 @@ def canonical(pairs):
     return {(names[smiles], protein.upper()) for smiles, protein in pairs}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "clusters", "sizes"),
     [("biosnap", (2387, 1978), (9765, 4533)), ("bindingdb", (2780, 1693), (14928, 8893))],

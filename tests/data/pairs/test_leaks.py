@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rdkit import Chem, RDLogger
@@ -117,6 +118,7 @@ def test_davis_repeats_929_test_rows(data_dir):
     assert seen_in_train(table, np.flatnonzero(~test), np.flatnonzero(test)).sum() == 929
 
 
+@pytest.mark.slow
 def test_biosnap_has_4_pairs_across_parts(data_dir):
     folder = data_dir / "biosnap" / "random"
     rows = [(part, row) for part in ("train", "val", "test") for row in read_rows(folder / f"{part}.csv.gz")]

@@ -179,6 +179,7 @@ def test_a_named_set_is_joined_and_split_by_a_file(files, tmp_path, monkeypatch)
         load_data(DataConfig(**paths, split_file=str(tmp_path / "split.json")), "classification")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["files", "dataset", "planted"])
 @pytest.mark.parametrize(
     ("key", "value", "shown"),

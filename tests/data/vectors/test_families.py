@@ -151,6 +151,7 @@ def test_sources_lose_test_compounds_and_their_stereoisomers():
     np.testing.assert_array_equal(without(np.arange(4), np.asarray([1, 3]), plain), [False, False, True, False])
 
 
+@pytest.mark.slow
 def test_the_six_families(data_dir, monkeypatch):
     monkeypatch.setenv("JAXDTI_DATA", str(data_dir))
     found = load_families(DataConfig(dataset="families/dti_six"))

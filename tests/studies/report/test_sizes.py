@@ -65,6 +65,7 @@ def test_values_are_means_over_repeats(table):
         assert row["repeats"] == len(cell)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_spread_of_compounds_and_repeats(table):
     wide = find(table.rows, target="x", source="none", method="scratch", size=2)
     # By hand: resample compounds and repeats.

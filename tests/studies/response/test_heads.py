@@ -88,6 +88,7 @@ def fitted(study):
     return encoders, fit_heads(study, encoders, 3, dataclasses.replace(HEADS, unfreeze=2), PRETRAINING, lambda: None)
 
 
+@pytest.mark.slow
 def test_scores_of_all_encoders_drugs_and_folds(study, fitted):
     _, fit = fitted
     assert fit.source.shape == (2, 2, 3, 90) and fit.target.shape == (2, 2, 3, 60)
@@ -109,6 +110,7 @@ def test_unfreezing_never_ends_above_the_frozen_validation_loss(study, fitted):
     np.testing.assert_allclose(fit.target[same], frozen.target[same], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_encoders_together_equal_one_by_one(study, fitted, monkeypatch):
     encoders, fit = fitted
     monkeypatch.setattr(response_heads, "_CPU_CLASSIFIERS", 1)  # groups of one encoder

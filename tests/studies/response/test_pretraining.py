@@ -87,6 +87,7 @@ def test_an_epoch_is_a_pass_over_the_larger_domain_in_whole_calls(profiles):
     assert epoch_steps(profiles, 4) == 8 and epoch_steps(profiles, 22) == 8 and epoch_steps(profiles, 2) == 16
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_snapshots_on_the_way_are_those_of_shorter_runs_and_nothing_is_trained_twice(profiles, tmp_path):
     for name in ("long", "short"):
@@ -100,6 +101,7 @@ def test_snapshots_on_the_way_are_those_of_shorter_runs_and_nothing_is_trained_t
     jax.tree.map(np.testing.assert_array_equal, again[1].params, last.params)
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_an_interrupted_run_ends_in_the_same_bits(profiles, tmp_path):
     for name in ("unbroken", "broken", "alone"):
@@ -147,6 +149,7 @@ def test_a_setting_that_diverges_is_marked_and_the_others_go_on(profiles, tmp_pa
     assert any(line.startswith(f"  failed at step {snapshot.failed[1]}, left out") for line in lines)
 
 
+@pytest.mark.slow
 def test_what_failed_before_the_critic_came_has_failed(profiles, tmp_path):
     config = dataclasses.replace(CONFIG, epochs=(1,), learning_rate=(1e-2, 1e30))
     own = {"learning_rate": config.learning_rate, "epochs": (1,)}

@@ -15,10 +15,12 @@ from jaxdti.config import Config, OutputConfig, PlantedExpressionConfig, Respons
 from jaxdti.data.expression.study import load_study
 from jaxdti.errors import DataError
 from jaxdti.evaluation import expression_baselines as evaluation
+from jaxdti.studies.response import entries
 from jaxdti.studies.response import pretraining as response_pretraining
 from jaxdti.studies.response import run as response_run
 from jaxdti.studies.response.heads import HeadFit
 from jaxdti.studies.response.pretraining import Snapshot, settings_of
+from jaxdti.studies.run_directory import StopCheck
 
 SETTINGS = """
 response:
@@ -51,6 +53,7 @@ def run(tmp_path_factory):
     return code, folder / "run"
 
 
+@pytest.mark.slow
 def test_it_succeeds_and_writes_what_it_promises(run):
     code, output = run
     assert code == 0
@@ -112,6 +115,7 @@ def test_the_table_is_printed(run, capsys):
     assert "the truth itself: mean AUROC" in out and f"written to {run[1]}" in out
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_an_interrupted_run_is_resumed_to_the_same_predictions(run, tmp_path, monkeypatch, capsys):
     (tmp_path / "study.yaml").write_text(SETTINGS)
@@ -179,7 +183,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_p
 
 
 def test_a_run_killed_before_its_data_were_recorded_is_resumed(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(response_run, "_run", lambda *_: {})
+    monkeypatch.setattr(response_run.ResponseStudy, "run", lambda *_: {})
     (tmp_path / "config.yaml").write_bytes((run[1] / "config.yaml").read_bytes())
     response_run.resume_response(tmp_path)
     for name in ("data.json", "left_out.csv"):
@@ -218,10 +222,10 @@ def test_settings_that_failed_have_no_codes():
     params = {"encoder": {"output": {"dense": {"kernel": kernel, "bias": np.zeros((4, 3), np.float32)}}}}
     settings = settings_of("ae", ResponseConfig(seeds=4))
     snapshot = Snapshot(method="ae", settings=settings, epochs=1, params=params, failed=np.array([-1, 3, -1, -1]))
-    source, target = response_run._codes(study, snapshot, "ae")
+    source, target = response_run.domain_codes(study, snapshot, "ae")
     assert source["shared"].shape == (2, 50, 3) and target["shared"].shape == (2, 60, 3)
-    assert len(response_run._accuracies(source, target)["shared"]) == 2
-    expected = response_run._codes(study, replace(snapshot, failed=np.array([5, 5, 5, -1])), "ae")[0]
+    assert len(response_run.domain_accuracies(source, target)["shared"]) == 2
+    expected = response_run.domain_codes(study, replace(snapshot, failed=np.array([5, 5, 5, -1])), "ae")[0]
     np.testing.assert_array_equal(source["shared"][1:], expected["shared"])
 
 
@@ -230,7 +234,7 @@ def test_a_classifier_that_diverged_is_not_selected_for_its_drug():
     numbers = {name: np.zeros((2, 2, 3)) for name in ("validation_loss", "epochs", "unfrozen", "failed")}
     fit = HeadFit(source=rng.random((2, 2, 3, 50)), target=rng.random((2, 2, 3, 60)), **numbers)
     owners = [(settings_of("ae", SMALL)[0], epochs) for epochs in (1, 2)]
-    select = lambda: response_run._select(SMALL, study, fit, owners, "transductive", 0)
+    select = lambda: entries.select_models(SMALL, study, fit, owners, "transductive", 0)
     untouched = [one["epochs"] for one in select().settings]
     fit.target[0, 1, 2] = np.nan
     assert [one["epochs"] for one in select().settings] == [untouched[0], 2]
@@ -244,13 +248,15 @@ def test_a_classifier_that_diverged_is_not_selected_for_its_drug():
 def test_a_baseline_that_diverged_is_left_out(tmp_path, capsys):
     heads = replace(SMALL.heads, learning_rate=1e30, epochs=2)
     study = load_study(SMALL)
-    assert response_run._baselines(replace(SMALL, baselines=("mlp",), heads=heads), study, tmp_path, []) == []
+    assert (
+        entries.baseline_entries(replace(SMALL, baselines=("mlp",), heads=heads), study, tmp_path, StopCheck([])) == []
+    )
     assert "mlp: left out, a classifier has diverged" in capsys.readouterr().err
 
 
 def test_no_method_left_is_one_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(response_run, "_pretrain_all", lambda *_: {"ae": []})
-    monkeypatch.setattr(response_run, "_method_entries", lambda *_: [])
+    monkeypatch.setattr(response_run, "pretrain_all", lambda *_: {"ae": []})
+    monkeypatch.setattr(response_run, "method_entries", lambda *_: [])
     config = Config(response=replace(SMALL, baselines=()))
     with pytest.raises(response_run.NonFiniteLoss, match="no method is left: of each, every setting of a seed"):
         response_run.respond(config, tmp_path / "run")
@@ -275,29 +281,23 @@ def test_a_run_that_ends_before_it_begins_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["elastic_net", "random_forest"])
 def test_a_signal_is_heard_within_a_baseline_and_finished_seeds_are_kept(name, tmp_path, monkeypatch):
     config = replace(SMALL, seeds=2, baselines=(name,), planted=replace(SMALL.planted, drugs=1))
-    study, fits, stopped = load_study(config), 0, []
+    study, fits, signals = load_study(config), 0, StopCheck([])
     monkeypatch.setattr(evaluation, "_TREES", 2)
-
-    def looks(stopped):
-        def look():
-            nonlocal fits
-            fits += 1
-            if stopped:
-                raise response_run.Interrupted(stopped[0])
-            if fits == a_seed + 1:  # within the second
-                stopped.append(15)
-
-        return look
-
     a_seed = 3 if name == "random_forest" else len(evaluation._PENALTIES)
-    monkeypatch.setattr(response_run, "_look", looks)
+
+    def check():
+        nonlocal fits
+        fits += 1
+        signals()
+        if fits == a_seed + 1:  # within the second
+            signals.received.append(15)
+
     with pytest.raises(response_run.Interrupted):
-        response_run._baselines(config, study, tmp_path, stopped)
+        entries.baseline_entries(config, study, tmp_path, check)
     assert fits == a_seed + 2 and [path.name for path in tmp_path.iterdir()] == [f"raw_{name}_0.npz"]
-    fits = 2 * a_seed  # no more signals
-    (resumed,) = response_run._baselines(config, study, tmp_path, [])
+    (resumed,) = entries.baseline_entries(config, study, tmp_path, StopCheck([]))
     (tmp_path / "whole").mkdir()
-    (whole,) = response_run._baselines(config, study, tmp_path / "whole", [])
+    (whole,) = entries.baseline_entries(config, study, tmp_path / "whole", StopCheck([]))
     np.testing.assert_array_equal(resumed.target, whole.target)
 
 

@@ -13,6 +13,7 @@ X = RNG.normal(size=(70, 5)).astype(np.float32) * [1, 3, 0.3, 1, 2]
 LABEL = (X @ [1, -0.5, 2, 0, 0.3] + 0.3 * RNG.normal(size=70) > 0.4).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one_by_one", [True, False])
 def test_logistic_regressions_match_scikit_learn(one_by_one, monkeypatch):
     monkeypatch.setattr(vectors, "runs_one_by_one", lambda *_: one_by_one)

@@ -412,6 +412,7 @@ def test_the_stages_of_a_gradual_unfreezing(tiny_config, pieces, source):
         carried(tiny_config, "full", transfer={"unfreeze": ("pooling",)})
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_a_gradual_unfreezing_goes_on_from_the_best_weights_and_resumes(tiny_config, source, tmp_path, monkeypatch):
     config = carried(tiny_config, "full", replicas=2, **UNFREEZE)
@@ -453,6 +454,7 @@ def test_a_gradual_unfreezing_goes_on_from_the_best_weights_and_resumes(tiny_con
         chex.assert_trees_all_equal(mine.variables, theirs.variables)
 
 
+@pytest.mark.slow
 def test_replicas_start_from_those_of_an_ensemble(tiny_config, tmp_path):
     train(tiny_config(**ONE, replicas=2), tmp_path / "source")
     members = load_run(tmp_path / "source").members

@@ -112,6 +112,7 @@ def test_frozen_layers_stay_to_the_bit_and_the_others_move(mode, frozen):
             assert all(same) if stays else not any(same), (kind, name)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steady")
 def test_one_network_serves_all_replicas_and_its_frozen_outputs_are_computed_once(monkeypatch):
     source, domains, shapes = networks_of((5,)), domains_of(), []
@@ -131,6 +132,7 @@ def test_one_network_serves_all_replicas_and_its_frozen_outputs_are_computed_onc
     jax.tree.map(lambda x: np.testing.assert_allclose(x[:2], x[2:], rtol=1e-5, atol=1e-6), fitted.variables)
 
 
+@pytest.mark.slow
 def test_training_above_a_frozen_layer_equals_plain_gradient_steps_above_it():
     """The reference holds the lower layer in NumPy and differentiates the upper one written out."""
     source, domains = networks_of((5,)), domains_of()
@@ -163,6 +165,7 @@ def test_training_above_a_frozen_layer_equals_plain_gradient_steps_above_it():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5), found, upper)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steady")
 def test_replicas_together_equal_each_alone():
     source, domains = networks_of((5, 6)), domains_of()
@@ -175,6 +178,7 @@ def test_replicas_together_equal_each_alone():
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), *pair)
 
 
+@pytest.mark.slow
 def test_layers_are_slowed_down_against_those_above():
     source, domains = networks_of((5,)), domains_of()
     place = {"norm_0": ("scale",), "norm_1": ("scale",), "output": ("dense", "bias")}
@@ -194,6 +198,7 @@ def test_layers_are_slowed_down_against_those_above():
         assert np.abs(moved[1.0][name]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_stages_of_unfreezing(monkeypatch):
     source, domains, seen = networks_of((5, 6)), domains_of(), []
     fit = vector_transfer.fit
@@ -212,6 +217,7 @@ def test_stages_of_unfreezing(monkeypatch):
     assert set(found.variables["params"]) == {"hidden_0", "hidden_1", "norm_0", "norm_1", "output"}
 
 
+@pytest.mark.slow
 def test_shallow_classifiers_on_the_last_hidden_layer():
     source, domains = networks_of((5, 6)), domains_of()
     (parts,) = domains.tasks["tables"]
@@ -335,6 +341,7 @@ def small(tmp_path):
     return ["--vectors.source", str(tmp_path / "small.csv"), "--vectors.test", str(tmp_path / "held_out.csv")]
 
 
+@pytest.mark.slow
 def test_kept_networks_score_as_the_run_did(source_run):
     config = config_from_dict(json.loads(json.dumps({"vectors": {"features": [6, 4]}})))
     domains = read_domains(
@@ -359,6 +366,7 @@ def test_kept_networks_score_as_the_run_did(source_run):
     assert called.shape == label.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["feature", "shallow"])
 def test_the_modes_from_the_command_line(mode, source_run, small, tmp_path, capsys):
     networks = source_run / "networks" / "none" / "tables"
