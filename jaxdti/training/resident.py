@@ -209,7 +209,7 @@ class Resident:
 def check_rows(task: Task, trials: Sequence[Trial]) -> None:
     """Raises ValueError unless every trial has training rows, labels, and the rows that the selector needs."""
     if not trials:
-        raise ValueError("fit: no trial given")
+        raise ValueError("fit: no trial")
     needs = task.selector.needs if task.selector else frozenset()
     for i, trial in enumerate(trials):
         if not len(trial.part("train")):
@@ -281,8 +281,9 @@ def _programs(static: _Static) -> _Programs:
             return [fit], jax.device_get(records)
         done = []
         for i, fit in enumerate(fits):
-            own = take(inputs, i) if static.own_inputs else inputs
-            done.append(program(fit, take(batches, i), jnp.asarray(counts[i]), own, take(held, i), take(targets, i)))
+            of_trial = take(inputs, i) if static.own_inputs else inputs
+            rows = take(held, i), take(targets, i)
+            done.append(program(fit, take(batches, i), jnp.asarray(counts[i]), of_trial, *rows))
         records = jax.device_get([records for _, records in done])
         return [fit for fit, _ in done], [np.stack(values) for values in zip(*records, strict=True)]
 

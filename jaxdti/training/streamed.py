@@ -134,11 +134,11 @@ class Streamed:
     def refresh(self) -> None:
         """Sets ``hyper["target_classes"]`` of every trial, float32 [R, 2]."""
         assert self.task.refresh is not None
-        found = []
+        classes = []
         for i, trial in enumerate(self.trials):
             variables = take_replica(self.state.variables, i, self.mesh)
-            found.append(self.task.refresh.classes(variables, self.task.inputs, trial.rows["target_train"]))
-        stacked = {name: np.array([each[name] for each in found], np.float32) for name in found[0]}
+            classes.append(self.task.refresh.classes(variables, self.task.inputs, trial.rows["target_train"]))
+        stacked = {name: np.array([each[name] for each in classes], np.float32) for name in classes[0]}
         self.state = self.state.replace(hyper=self.state.hyper | put(stacked, self.mesh, STATES))
 
     def _check_finite(self, chunks: list[Chunk]) -> None:
