@@ -21,8 +21,8 @@ Saved = tuple[Any, Any, dict[str, Any]]  # state, best variables (pytrees of arr
 class Run(Protocol):
     """Where a training is kept; see ``run_folder.RunFolder``."""
 
-    def restored(self, state: Any, best: Any) -> Saved | None:
-        """What was saved last, if anything; the arguments give structure and shapes."""
+    def restored(self, like: Callable[[], tuple[Any, Any]]) -> Saved | None:
+        """What was saved last, if anything; ``like()`` gives structure and shapes of state and best variables."""
         ...
 
     def save(self, updates: int, saved: Saved) -> None: ...
@@ -109,7 +109,7 @@ def _reporting(run: Run | None, executor: Executor, epochs: int) -> Iterator[Rep
     if run is None:
         yield Reporter()
         return
-    if (saved := run.restored(*executor.arrays())) is not None:
+    if (saved := run.restored(executor.arrays)) is not None:
         executor.restore(*saved)
     with run.reporting(executor.progress, epochs) as report:
         yield report
