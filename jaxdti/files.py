@@ -1,27 +1,39 @@
 """Writing files whole or not at all, and where the library keeps its own."""
 
+import contextlib
 import csv
 import json
 import os
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A table that appears whole or not at all; NaN is an empty cell."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    plain = lambda value: "" if isinstance(value, float) and np.isnan(value) else value
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Writes a file whole or not at all: gives a temporary path beside ``path``, which replaces it in the end.
+
+    When the block fails, ``path`` stays as it was and the temporary file is removed. A killed process leaves it behind;
+    its name is hidden and ends in ``.tmp``, and is another one for every call, so that several writers do not meet.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({name: plain(value) for name, value in row.items()} for row in rows)
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table that appears whole or not at all; NaN is an empty cell."""
+    plain = lambda value: "" if isinstance(value, float) and np.isnan(value) else value
+    with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: plain(value) for name, value in row.items()} for row in rows)
 
 
 def save_arrays(path: Path, tree: Any, **more: Any) -> None:
@@ -29,12 +41,9 @@ def save_arrays(path: Path, tree: Any, **more: Any) -> None:
     import jax  # here: reading tables needs no JAX, and loading it takes a second
 
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
-    try:
-        np.savez(temporary, **{_name(place): np.asarray(leaf) for place, leaf in leaves}, **more)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary, temporary.open("wb") as file:  # NumPy would put .npz behind a name
+        np.savez(file, **{_name(place): np.asarray(leaf) for place, leaf in leaves}, **more)
 
 
 def load_arrays(path: Path, like: Any) -> Any:
@@ -54,12 +63,8 @@ def _name(place: Any) -> str:
 def write_json(path: Path, content: object) -> None:
     """Writes JSON that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic(path) as temporary:
         temporary.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def user_cache_dir() -> Path:

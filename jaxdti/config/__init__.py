@@ -2,19 +2,8 @@
 
 from jaxdti.config.adaptation import ADAPTATION_METHODS, AdaptationConfig
 from jaxdti.config.data import PLANTED_KINDS, SPLITS, DataConfig, PlantedConfig
-from jaxdti.config.model import DTYPES, POOLS, REFERENCE_ATOMS, REFERENCE_RESIDUES, ModelConfig
-from jaxdti.config.response import (
-    ERRORS,
-    PROTOCOLS,
-    RESPONSE_BASELINES,
-    RESPONSE_DATASETS,
-    RESPONSE_KINDS,
-    RESPONSE_METHODS,
-    HeadConfig,
-    PlantedExpressionConfig,
-    PretrainingConfig,
-    ResponseConfig,
-)
+from jaxdti.config.model import REFERENCE_ATOMS, REFERENCE_RESIDUES, ModelConfig
+from jaxdti.config.response import HeadConfig, PlantedExpressionConfig, PretrainingConfig, ResponseConfig
 from jaxdti.config.root import (
     TASKS,
     Config,
@@ -25,42 +14,30 @@ from jaxdti.config.root import (
     load_config,
     save_config,
 )
-from jaxdti.config.training import OPTIMIZERS, SCHEDULES, OutputConfig, TrainingConfig
-from jaxdti.config.transfer import TRANSFER_MODES, SizesConfig, TransferConfig
-from jaxdti.config.vectors import VECTOR_DATASETS, VectorsConfig
+from jaxdti.config.training import OutputConfig, TrainingConfig
+from jaxdti.config.transfer import SizesConfig, TransferConfig
+from jaxdti.config.vectors import VectorsConfig
 
 __all__ = [
     "ADAPTATION_METHODS",
     "AdaptationConfig",
     "Config",
-    "DTYPES",
     "DataConfig",
-    "ERRORS",
     "HeadConfig",
     "ModelConfig",
-    "OPTIMIZERS",
     "OutputConfig",
     "PLANTED_KINDS",
-    "POOLS",
-    "PROTOCOLS",
     "PlantedConfig",
     "PlantedExpressionConfig",
     "PretrainingConfig",
     "REFERENCE_ATOMS",
     "REFERENCE_RESIDUES",
-    "RESPONSE_BASELINES",
-    "RESPONSE_DATASETS",
-    "RESPONSE_KINDS",
-    "RESPONSE_METHODS",
     "ResponseConfig",
-    "SCHEDULES",
     "SPLITS",
     "SizesConfig",
     "TASKS",
-    "TRANSFER_MODES",
     "TrainingConfig",
     "TransferConfig",
-    "VECTOR_DATASETS",
     "VectorsConfig",
     "config_fields",
     "config_from_dict",

@@ -1,173 +1,145 @@
 """Section ``response``: drug response from cell lines to patients."""
 
-import math
 from dataclasses import dataclass, field
+from typing import Annotated, Literal, get_args
 
-from jaxdti.config.tree import _between, _choose
+from jaxdti.config.rules import (
+    DISTINCT,
+    Between,
+    Count,
+    Dropout,
+    Fits,
+    NotNegative,
+    Positive,
+    Section,
+    Seed,
+    Share,
+    Widths,
+)
 
-RESPONSE_DATASETS = ("planted-expression", "gdsc_tcga", "tcrp_sorafenib")
+Kind = Literal["continuous", "binary"]
+Method = Literal["ae", "dae", "vae", "codeae_base", "codeae_mmd", "codeae_adv", "dsn_dann", "coral", "adae"]
+Baseline = Literal["elastic_net", "random_forest", "mlp"]
+Protocol = Literal["transductive", "inductive"]
+SOME_PROTOCOL = Fits(bool, f"choose from {', '.join(get_args(Protocol))}")
 
+SOME = Fits(bool, "one or more numbers are expected")
+Numbers = Annotated[tuple[NotNegative, ...], SOME]
+Rising = Annotated[
+    tuple[int, ...],
+    Fits(
+        lambda values: values and min(values) >= 1 and list(values) == sorted(set(values)),
+        "one or more whole numbers above 0, each larger than the one before, are expected",
+    ),
+]
 
-_OF_RESPONSE_DATASETS = (  # keys that each of them brings values of its own for
+_OF_DATASETS = (  # keys that each dataset brings values of its own for
     *("source_expression", "target_expression", "source_response", "target_response"),
     *("source_value_column", "target_value_column", "date_column", "group_column"),
 )
 
 
-RESPONSE_METHODS = ("ae", "dae", "vae", "codeae_base", "codeae_mmd", "codeae_adv", "dsn_dann", "coral", "adae")
-
-
-RESPONSE_BASELINES = ("elastic_net", "random_forest", "mlp")
-
-
-RESPONSE_KINDS = ("continuous", "binary")
-
-
-PROTOCOLS = ("transductive", "inductive")
-
-
-ERRORS = ("squared", "absolute", "euclidean", "elastic")
-
-
 @dataclass(frozen=True, kw_only=True)
-class PlantedExpressionConfig:
+class PlantedExpressionConfig(Section, path="response.planted"):
     """The embedded cell lines and patients, used when ``response.dataset`` is ``planted-expression``."""
 
     genes: int = 240
     """columns of both expression tables"""
-    source: int = 500
+    source: Annotated[int, Between(50)] = 500
     """cell lines, all with responses"""
-    target: int = 1000
+    target: Annotated[int, Between(50)] = 1000
     """patients"""
-    labelled: float = 0.5
+    labelled: Share = 0.5
     """share of the patients with responses"""
-    drugs: int = 4
+    drugs: Count = 4
     """drugs, each with its own response signal"""
-    shared: int = 8
+    shared: Annotated[int, Between(3)] = 8
     """factors that both domains have; responses depend on three of them"""
     private: int = 6
     """factors of each domain alone"""
-    shift: float = 1.5
+    shift: NotNegative = 1.5
     """strength of the private factors, 1 being that of a shared one"""
-    confounding: float = 0.5
+    confounding: NotNegative = 0.5
     """effect of private factors and of the known confounder on the source response, 1 being that of the signal"""
-    noise: float = 0.5
+    noise: NotNegative = 0.5
     """standard deviation of the noise of a gene, and of the source response"""
-    seed: int = 0
+    seed: Seed = 0
     """of the generator"""
 
     def __post_init__(self):
-        _between("response.planted.source", self.source, 50)
-        _between("response.planted.target", self.target, 50)
-        _between("response.planted.labelled", self.labelled, 0.0, 1.0)
-        _between("response.planted.drugs", self.drugs, 1)
-        _between("response.planted.shared", self.shared, 3)
-        _between("response.planted.private", self.private, 1, self.shared)
-        _between("response.planted.genes", self.genes, 12 * self.shared + 16 * self.private + 8)
-        for name in ("shift", "confounding", "noise", "seed"):
-            _between(f"response.planted.{name}", getattr(self, name), 0)
+        super().__post_init__()
+        Between(1, self.shared).check("response.planted.private", self.private)
+        Between(12 * self.shared + 16 * self.private + 8).check("response.planted.genes", self.genes)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainingConfig:
+class PretrainingConfig(Section, path="response.pretraining"):
     """The autoencoders, trained without any response; a setting for each combination of the lists."""
 
-    widths: tuple[int, ...] = (512, 256)
+    widths: Widths = (512, 256)
     """hidden layers of the encoders; decoders mirror them"""
-    latent: int = 128
+    latent: Annotated[int, Between(2)] = 128
     """width of a code"""
-    epochs: tuple[int, ...] = (100,)
+    epochs: Rising = (100,)
     """passes over the larger domain; all but the longest are snapshots of one run"""
-    adversarial_epochs: tuple[int, ...] = (50,)
+    adversarial_epochs: Rising = (50,)
     """codeae_adv: further passes with the critic, after each of epochs; likewise"""
-    batch_size: int = 64
+    batch_size: Count = 64
     """samples a step of each domain"""
-    learning_rate: tuple[float, ...] = (1e-3,)
+    learning_rate: Numbers = (1e-3,)
     """AdamW; 1e-4 in the paper"""
-    adversarial_learning_rate: tuple[float, ...] = (1e-4,)
+    adversarial_learning_rate: Numbers = (1e-4,)
     """codeae_adv: RMSprop, of both players"""
-    dropout: tuple[float, ...] = (0.1,)
+    dropout: Annotated[tuple[Dropout, ...], SOME] = (0.1,)
     """in encoders, decoders and the critic"""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """decoupled"""
-    reconstruction: str = "squared"
-    """squared | absolute | euclidean | elastic"""
-    orthogonality: tuple[float, ...] = (1.0,)
+    reconstruction: Literal["squared", "absolute", "euclidean", "elastic"] = "squared"
+    """{choices}"""
+    orthogonality: Numbers = (1.0,)
     """weight of mean((S^T P)^2)"""
-    alignment: tuple[float, ...] = (1.0,)
+    alignment: Numbers = (1.0,)
     """weight of MMD, CORAL, the reversed classifier, the critic or the confounder's adversary"""
-    divergence: float = 0.01
+    divergence: NotNegative = 0.01
     """vae: weight of the KL divergence, which is a sum over the code, against the mean error over genes"""
-    corruption: float = 0.2
+    corruption: Share = 0.2
     """dae: share of the values set to 0"""
-    critic_steps: int = 5
+    critic_steps: Count = 5
     """updates of the critic, each on a batch of its own, for one of the autoencoder"""
-    gradient_penalty: float = 10.0
+    gradient_penalty: NotNegative = 10.0
     """weight of (|gradient| - 1)^2"""
 
-    def __post_init__(self):
-        path = "response.pretraining"
-        _choose(f"{path}.reconstruction", self.reconstruction, ERRORS)
-        for name in ("widths", "epochs", "adversarial_epochs"):
-            if (
-                not (values := getattr(self, name))
-                or min(values) < 1
-                or (name != "widths" and list(values) != sorted(set(values)))
-            ):
-                rising = "" if name == "widths" else ", each larger than the one before,"
-                raise ValueError(f"{path}.{name}={values!r}: one or more whole numbers above 0{rising} are expected")
-        for name, least in (("latent", 2), ("batch_size", 1), ("critic_steps", 1)):
-            _between(f"{path}.{name}", getattr(self, name), least)
-        for name in ("learning_rate", "adversarial_learning_rate", "dropout", "alignment", "orthogonality"):
-            if not (values := getattr(self, name)):
-                raise ValueError(f"{path}.{name}={values!r}: one or more numbers are expected")
-            for value in values:
-                _between(f"{path}.{name}", value, 0.0, 0.95 if name == "dropout" else math.inf)
-        for name in ("weight_decay", "divergence", "gradient_penalty"):
-            _between(f"{path}.{name}", getattr(self, name), 0.0)
-        _between(f"{path}.corruption", self.corruption, 0.0, 1.0)
-
 
 @dataclass(frozen=True, kw_only=True)
-class HeadConfig:
+class HeadConfig(Section, path="response.heads"):
     """The classifiers of responses, one for each drug, fold and pre-trained encoder."""
 
-    widths: tuple[int, ...] = (64, 32, 16)
+    widths: tuple[Count, ...] = (64, 32, 16)
     """hidden layers"""
-    epochs: int = 100
+    epochs: Count = 100
     """passes over the training folds at most, before an encoder layer is unfrozen and after each"""
-    patience: int = 10
+    patience: Count = 10
     """epochs without a lower validation loss that end such a phase"""
-    batch_size: int = 64
+    batch_size: Count = 64
     """samples a step"""
-    learning_rate: float = 1e-3
+    learning_rate: NotNegative = 1e-3
     """AdamW, with the encoder frozen"""
-    weight_decay: float = 1e-4
+    weight_decay: NotNegative = 1e-4
     """decoupled"""
-    dropout: float = 0.1
+    dropout: Dropout = 0.1
     """behind every hidden layer"""
-    unfreeze: int = 0
+    unfreeze: Annotated[int, Between(0)] = 0
     """encoder layers, from the code down, that are trained too, one more after each plateau"""
-    decay: float = 0.1
+    decay: Share = 0.1
     """of the learning rate with every layer that is unfrozen"""
-
-    def __post_init__(self):
-        for name in ("epochs", "patience", "batch_size"):
-            _between(f"response.heads.{name}", getattr(self, name), 1)
-        if self.widths and min(self.widths) < 1:
-            raise ValueError(f"response.heads.widths={self.widths!r}: whole numbers above 0 are expected")
-        for name in ("learning_rate", "weight_decay", "unfreeze"):
-            _between(f"response.heads.{name}", getattr(self, name), 0)
-        _between("response.heads.dropout", self.dropout, 0.0, 0.95)
-        _between("response.heads.decay", self.decay, 0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResponseConfig:
+class ResponseConfig(Section, path="response"):
     """Drug response that carries over from cell lines (source) to patients (target)."""
 
-    dataset: str | None = None
-    """planted-expression | gdsc_tcga | tcrp_sorafenib, each with tables and kinds of its own; null: the tables below"""
+    dataset: Literal["planted-expression", "gdsc_tcga", "tcrp_sorafenib"] | None = None
+    """{choices}, each with tables and kinds of its own; null: the tables below"""
     source_expression: str | None = None
     """table of samples x genes; the labelled domain, such as cell lines"""
     target_expression: str | None = None
@@ -188,9 +160,9 @@ class ResponseConfig:
     """target responses: of several records of a sample and drug, the first by this number counts; likewise"""
     group_column: str | None = None
     """of the target expression, such as cancer: results within each group too"""
-    source_kind: str = "continuous"
+    source_kind: Kind = "continuous"
     """continuous (ln IC50 or AUC: low = responds) | binary (1 = responds)"""
-    target_kind: str = "binary"
+    target_kind: Kind = "binary"
     """binary (1 = responds) | continuous (low = responds; measured by rank correlation)"""
     thresholds: str | None = None
     """table of drug and threshold: a lower source response is label 1; default: the median of the training folds"""
@@ -200,22 +172,22 @@ class ResponseConfig:
     """column of the category; default: the one beside the samples"""
     log: bool = False
     """log(1 + x) of the expression"""
-    scale: str = "domain"
+    scale: Literal["domain", "source", "none"] = "domain"
     """mean 0 and deviation 1 of each gene: in each domain (domain), by those of the source (source), or none"""
-    clip: float | None = 10.0
+    clip: Positive | None = 10.0
     """largest size of a scaled value; null for no limit"""
     drugs: tuple[str, ...] = ()
     """drugs to model; default: all that have responses in both domains"""
-    methods: tuple[str, ...] = ("ae", "dae", "vae", "codeae_base", "codeae_mmd", "codeae_adv", "dsn_dann", "coral")
-    """ae | dae | vae | codeae_base | codeae_mmd | codeae_adv | dsn_dann | coral | adae"""
-    baselines: tuple[str, ...] = ("elastic_net", "random_forest", "mlp")
-    """on raw genes, same folds: elastic_net | random_forest | mlp"""
-    protocols: tuple[str, ...] = ("transductive",)
+    methods: Annotated[tuple[Method, ...], DISTINCT] = tuple(method for method in get_args(Method) if method != "adae")
+    """{choices}"""
+    baselines: Annotated[tuple[Baseline, ...], DISTINCT] = ("elastic_net", "random_forest", "mlp")
+    """on raw genes, same folds: {choices}"""
+    protocols: Annotated[tuple[Protocol, ...], DISTINCT, SOME_PROTOCOL] = ("transductive",)
     """pre-training sees all target samples (transductive), or none with a response (inductive); where
     inductive is among them, those without a response alone give the target's scale and tell its constant genes"""
-    folds: int = 5
+    folds: Annotated[int, Between(2, 20)] = 5
     """of the source samples of a drug; one validates, the others train"""
-    seeds: int = 1
+    seeds: Count = 1
     """whole repetitions: pre-training, folds and classifiers"""
     seed: int = 0
     """the first of them"""
@@ -224,30 +196,10 @@ class ResponseConfig:
     planted: PlantedExpressionConfig = field(default_factory=PlantedExpressionConfig)
 
     def __post_init__(self):
-        if self.dataset is not None:
-            _choose("response.dataset", self.dataset, RESPONSE_DATASETS)
-        for name, choices in (
-            ("methods", RESPONSE_METHODS),
-            ("baselines", RESPONSE_BASELINES),
-            ("protocols", PROTOCOLS),
-        ):
-            values = getattr(self, name)
-            for value in values:
-                _choose(f"response.{name}", value, choices)
-            if len(set(values)) < len(values):
-                raise ValueError(f"response.{name}={values!r}: each only once")
-        if not self.protocols:
-            raise ValueError(f"response.protocols=(): choose from {', '.join(PROTOCOLS)}")
+        super().__post_init__()
         if not self.methods and not self.baselines:
             raise ValueError("response.methods=() and response.baselines=(): nothing to do")
-        _choose("response.source_kind", self.source_kind, RESPONSE_KINDS)
-        _choose("response.target_kind", self.target_kind, RESPONSE_KINDS)
-        _choose("response.scale", self.scale, ("domain", "source", "none"))
-        _between("response.folds", self.folds, 2, 20)
-        _between("response.seeds", self.seeds, 1)
-        _between("response.seed", self.seed, 0, 2**31 - 1 - self.seeds)
-        if self.clip is not None and not (0 < self.clip < math.inf):
-            raise ValueError(f"response.clip={self.clip!r}: must be above 0")
+        Between(0, 2**31 - 1 - self.seeds).check("response.seed", self.seed)
         self._check_unused()
         if self.dataset is not None:
             self._check_dataset(self.dataset)
@@ -266,7 +218,7 @@ class ResponseConfig:
 
     def _check_dataset(self, dataset: str) -> None:
         """Refuses what would be ignored beside a dataset, and a kind that would turn the sign."""
-        own = _OF_RESPONSE_DATASETS
+        own = _OF_DATASETS
         if dataset != "gdsc_tcga":  # its samples may have confounders, in a table of the user
             own += ("sample_column", "confounders", "confounder_column")
         for name in own:

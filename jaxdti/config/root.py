@@ -4,11 +4,10 @@ The text below a field is its help on the command line.
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -16,21 +15,24 @@ from jaxdti.config.adaptation import AdaptationConfig
 from jaxdti.config.data import DataConfig
 from jaxdti.config.model import REFERENCE_ATOMS, REFERENCE_RESIDUES, ModelConfig
 from jaxdti.config.response import ResponseConfig
+from jaxdti.config.rules import Section
 from jaxdti.config.training import OutputConfig, TrainingConfig
 from jaxdti.config.transfer import TransferConfig
-from jaxdti.config.tree import Leaf, _choose, branches_of, build, check_keys, leaves_of, plant, read_yaml, value_of_text
+from jaxdti.config.tree import Leaf, branches_of, build, check_keys, leaves_of, plant, read_yaml, value_of_text
 from jaxdti.config.vectors import VectorsConfig
 from jaxdti.errors import DataError
+from jaxdti.files import atomic
 
-TASKS = ("classification", "regression")
+Task = Literal["classification", "regression"]
+TASKS: tuple[str, ...] = get_args(Task)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Section, path=""):
     """The whole tree. YAML files in ``configs/`` hold exactly these keys."""
 
-    task: str = "classification"
-    """classification | regression"""
+    task: Task = "classification"
+    """{choices}"""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -41,32 +43,17 @@ class Config:
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def __post_init__(self):
-        _choose("task", self.task, TASKS)
-        if self.task == "regression" and self.adaptation.method not in ("none", "dann", "mmd", "coral"):
+        super().__post_init__()
+        if self.task == "regression":
+            self._check_regression()
+        elif self.data.replicates != "keep":
             raise ValueError(
-                f"adaptation.method={self.adaptation.method} works with class predictions; task=regression takes dann, "
-                "mmd or coral"
-            )
-        if self.training.distributed and self.adaptation.method != "none" and self.adaptation.source_only:
-            raise ValueError(
-                "training.distributed=true trains one run at a time: set adaptation.source_only=false, and train "
-                "without adaptation in a run of its own"
-            )
-        if self.vectors.given and (self.adaptation.method != "none" or self.task != "classification"):
-            raise ValueError(
-                f"adaptation.method={self.adaptation.method}, task={self.task}: on feature vectors vectors.methods "
-                "names the methods, and the task is classification"
+                f"data.replicates={self.data.replicates} is about measured values; task=classification keeps one row "
+                "of a pair"
             )
         if self.vectors.given:
             self._check_vectors()
-        elif self.adaptation.method == "none" and self.adaptation.selection != "source":
-            raise ValueError(f"adaptation.selection={self.adaptation.selection} needs an adaptation.method")
-        adapts = self.adaptation.method != "none" or (self.vectors.given and self.vectors.methods != ("none",))
-        if adapts and self.adaptation.start >= self.training.epochs:
-            raise ValueError(
-                f"adaptation.start={self.adaptation.start!r}: adaptation would never begin, as training.epochs="
-                f"{self.training.epochs}; fewer epochs are expected, or a share below 1"
-            )
+        self._check_adaptation()
         if self.transfer.mode != "none":
             self._check_transfer()
         for name, most in (("max_atoms", REFERENCE_ATOMS), ("max_residues", REFERENCE_RESIDUES)):
@@ -75,25 +62,51 @@ class Config:
                     f"data.{name}={size}: model.reference=true pads to {most} as the published code does; at most that "
                     "many are expected"
                 )
-        if self.task == "regression" and (self.adaptation.target_entropy or self.adaptation.selection == "information"):
+
+    def _check_regression(self) -> None:
+        """Refuses what works with classes."""
+        adaptation = self.adaptation
+        if adaptation.method not in ("none", "dann", "mmd", "coral"):
+            raise ValueError(
+                f"adaptation.method={adaptation.method} works with class predictions; task=regression takes dann, mmd "
+                "or coral"
+            )
+        if adaptation.target_entropy or adaptation.selection == "information":
             raise ValueError(
                 "adaptation.target_entropy and adaptation.selection=information work with class predictions, which "
                 "task=regression has not"
             )
-        if self.task == "regression" and self.training.class_weight:
+        if self.training.class_weight:
             raise ValueError("training.class_weight=true weights classes, which task=regression has not")
-        if self.task == "classification" and self.data.replicates != "keep":
-            raise ValueError(
-                f"data.replicates={self.data.replicates} is about measured values; task=classification keeps one row "
-                "of a pair"
-            )
-        if self.task == "regression" and self.model.logits != 1:
+        if self.model.logits != 1:
             raise ValueError(
                 f"model.logits={self.model.logits} is a classification head; task=regression needs model.logits=1"
             )
 
+    def _check_adaptation(self) -> None:
+        """Refuses settings of an adaptation that would never act, and what cannot be trained beside it."""
+        adaptation = self.adaptation
+        if self.training.distributed and adaptation.method != "none" and adaptation.source_only:
+            raise ValueError(
+                "training.distributed=true trains one run at a time: set adaptation.source_only=false, and train "
+                "without adaptation in a run of its own"
+            )
+        if not self.vectors.given and adaptation.method == "none" and adaptation.selection != "source":
+            raise ValueError(f"adaptation.selection={adaptation.selection} needs an adaptation.method")
+        adapts = adaptation.method != "none" or (self.vectors.given and self.vectors.methods != ("none",))
+        if adapts and adaptation.start >= self.training.epochs:
+            raise ValueError(
+                f"adaptation.start={adaptation.start!r}: adaptation would never begin, as training.epochs="
+                f"{self.training.epochs}; fewer epochs are expected, or a share below 1"
+            )
+
     def _check_vectors(self) -> None:
         """Refuses what a run on feature vectors would not heed."""
+        if self.adaptation.method != "none" or self.task != "classification":
+            raise ValueError(
+                f"adaptation.method={self.adaptation.method}, task={self.task}: on feature vectors vectors.methods "
+                "names the methods, and the task is classification"
+            )
         idle = {
             f"data.{name}": getattr(self.data, name) for name in ("dataset", "train", "test", "target", "table")
         } | {
@@ -114,6 +127,7 @@ class Config:
             )
 
     def _check_transfer(self) -> None:
+        """Refuses what does not go with ``transfer.mode``."""
         mode = f"transfer.mode={self.transfer.mode}"
         if self.adaptation.method != "none" or self.training.frozen or self.training.distributed:
             raise ValueError(f"{mode} excludes adaptation.method, training.frozen and training.distributed")
@@ -190,12 +204,8 @@ def config_to_dict(config: Config) -> dict[str, Any]:
 
 def save_config(config: Config, path: Path) -> None:
     """Writes every field as YAML for ``load_config``; the file appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic(path) as temporary:
         temporary.write_text(yaml.safe_dump(config_to_dict(config), sort_keys=False), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from jaxdti.config.rules import choices_of, hints_of, kinds_of
 from jaxdti.errors import DataError
 
 _LARGEST = 2**63 - 1  # whole number, as arrays hold it
@@ -31,6 +32,7 @@ class Leaf(NamedTuple):
     kind: Any  # its type: str, int, float, bool, one of them or None, or a tuple of them
     default: Any
     help: str  # the text below the field
+    choices: tuple = ()  # of a Literal
 
 
 @functools.cache
@@ -161,19 +163,21 @@ for _kind in ("int", "float"):
 
 
 def _branches(kind: type, prefix: str) -> Iterator[tuple[str, type]]:
-    for name, inner in typing.get_type_hints(kind).items():
-        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+    for name, inner in kinds_of(kind).items():
+        if dataclasses.is_dataclass(inner) and isinstance(inner, type):
             yield f"{prefix}{name}", inner
             yield from _branches(inner, f"{prefix}{name}.")
 
 
 def _walk_leaves(kind: type, prefix: str) -> Iterator[tuple[str, Leaf]]:
-    hints, texts = typing.get_type_hints(kind), _field_texts(kind)
+    kinds, texts = kinds_of(kind), _field_texts(kind)
     for item in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(hints[item.name]):
-            yield from _walk_leaves(hints[item.name], f"{prefix}{item.name}.")
+        if dataclasses.is_dataclass(kinds[item.name]):
+            yield from _walk_leaves(kinds[item.name], f"{prefix}{item.name}.")
         else:
-            yield f"{prefix}{item.name}", Leaf(hints[item.name], item.default, texts.get(item.name, ""))
+            choices = choices_of(hints_of(kind)[item.name])
+            text = texts.get(item.name, "").replace("{choices}", " | ".join(map(str, choices)))
+            yield f"{prefix}{item.name}", Leaf(kinds[item.name], item.default, text, choices)
 
 
 def _field_texts(kind: type) -> dict[str, str]:
@@ -190,34 +194,35 @@ def _field_texts(kind: type) -> dict[str, str]:
 
 
 def _check_keys(root: type, kind: type, mapping: Any, prefix: str, source: str) -> None:
-    names = [item.name for item in dataclasses.fields(kind)]
+    kinds = kinds_of(kind)
     if not isinstance(mapping, Mapping):
         where = f"{source}: " if source else ""
         path = prefix.rstrip(".")
-        raise DataError(f"{where}{path}={mapping!r}: a section is expected, with keys such as {prefix}{names[0]}")
-    hints = typing.get_type_hints(kind)
+        raise DataError(
+            f"{where}{path}={mapping!r}: a section is expected, with keys such as {prefix}{next(iter(kinds))}"
+        )
     for name, value in mapping.items():
-        if name not in names:
+        if name not in kinds:
             raise DataError(_unknown_key(root, f"{prefix}{name}", source))
-        if dataclasses.is_dataclass(hints[name]) and value is not None:
-            _check_keys(root, hints[name], value, f"{prefix}{name}.", source)
+        if dataclasses.is_dataclass(kinds[name]) and value is not None:
+            _check_keys(root, kinds[name], value, f"{prefix}{name}.", source)
 
 
 def _unknown_key(root: type, path: str, source: str) -> str:
     where = f" in {source}" if source else ""
     near = nearest(path, [*leaves_of(root), *branches_of(root)])
-    hint = f"did you mean {near}?" if near else f"choose from {', '.join(typing.get_type_hints(root))}"
+    hint = f"did you mean {near}?" if near else f"choose from {', '.join(kinds_of(root))}"
     return f"unknown key {path if path.isprintable() else repr(path)}{where}; {hint}"
 
 
 def _build(kind: Any, mapping: Mapping[str, Any] | None, prefix: str) -> Any:
-    hints = typing.get_type_hints(kind)
+    kinds = kinds_of(kind)
     values = {}
     for name, value in (mapping or {}).items():
-        if dataclasses.is_dataclass(hints[name]):
-            values[name] = _build(hints[name], value, f"{prefix}{name}.")
+        if dataclasses.is_dataclass(kinds[name]):
+            values[name] = _build(kinds[name], value, f"{prefix}{name}.")
         else:
-            values[name] = _convert(hints[name], value, f"{prefix}{name}")
+            values[name] = _convert(kinds[name], value, f"{prefix}{name}")
     return kind(**values)
 
 
@@ -265,14 +270,3 @@ def _cast(kind: Any, value: Any) -> Any:
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise TypeError
     return value
-
-
-def _choose(path: str, value: object, choices: tuple) -> None:
-    if value not in choices:
-        raise ValueError(f"{path}={value!r}: choose from {', '.join(map(str, choices))}")
-
-
-def _between(path: str, value: float, low: float, high: float = float("inf")) -> None:
-    if not (low <= value <= high and math.isfinite(value)):
-        wanted = f"at least {low}" if math.isinf(high) else f"between {low} and {high}"
-        raise ValueError(f"{path}={value!r}: must be {wanted}")

@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxdti.data.named import RECORDS, Upstream, content_hash, find_dataset, get_dataset, read_records
 from jaxdti.errors import DataError
-from jaxdti.files import user_cache_dir, write_json
+from jaxdti.files import atomic, user_cache_dir, write_json
 
 BASE_URL = "https://raw.githubusercontent.com"
 LARGE_FILE_URL = "https://media.githubusercontent.com/media"
@@ -332,11 +332,7 @@ def _write_table(path: Path, rows: list[tuple]) -> Path:
     """Writes a CSV that appears whole or not at all, and records its SHA-256 for ``find_dataset``."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8", newline="\n")
         write_json(path.parent / RECORDS, {**read_records(path.parent), path.name: content_hash(temporary)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path

@@ -6,7 +6,6 @@ lost; columns named in ``encode`` come dictionary-encoded, one copy of each dist
 
 import csv
 import os
-import uuid
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import pyarrow.csv as arrow_csv
 import pyarrow.parquet as arrow_parquet
 
 from jaxdti.errors import DataError
+from jaxdti.files import atomic
 
 compute: Any = pyarrow.compute  # its functions are made at run time, where a type checker cannot see them
 
@@ -295,18 +295,15 @@ def write_table(table: pa.Table, path: Path) -> None:
       DataError: another extension, or the place cannot be written.
     """
     kind, codec = _output_format(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        if kind == ".parquet":
-            arrow_parquet.write_table(table, temporary)
-        else:
-            _write_text(table, temporary, "," if kind == ".csv" else "\t", codec)
-        os.replace(temporary, path)
+        with atomic(path) as temporary:
+            if kind == ".parquet":
+                arrow_parquet.write_table(table, temporary)
+            else:
+                _write_text(table, temporary, "," if kind == ".csv" else "\t", codec)
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         cause = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else _one_line(error)
         raise DataError(f"{path}: cannot be written ({cause})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_text(table: pa.Table, path: Path, delimiter: str, codec: str | None) -> None:

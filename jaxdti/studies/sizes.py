@@ -14,7 +14,6 @@ classifiers on the fingerprints. All methods get the same training sets and are 
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +40,7 @@ from jaxdti.data.vectors.families import (
     without,
 )
 from jaxdti.errors import DataError, Interrupted, NonFiniteLoss
-from jaxdti.files import write_json
+from jaxdti.files import save_arrays, write_json
 from jaxdti.models.fnn import FNN, init_fnn, split, take_layers
 from jaxdti.studies.report.sizes import SizeTable, measure, write_size_results
 from jaxdti.studies.run_directory import (
@@ -155,7 +154,7 @@ class SizesStudy(Study[Experiment, SizeTable]):
                     scores = _without_source(data, target, check)
                 else:
                     scores = _with_source(data, target, models[_model_name(target, source)], check)
-                _save_arrays(_scores_file(folder, target, source), scores)
+                save_arrays(_scores_file(folder, target, source), scores)
                 say(f"target {target}, source {source}: done")
                 check()
         scores_of: dict[tuple[str, str], Mapping[str, np.ndarray]] = {}
@@ -235,7 +234,7 @@ def _source_models(experiment: Experiment, path: Path, check: Callable[..., None
         for name, value, epoch in zip(wanted, result.best_value, result.best_epoch, strict=True):
             say(f"source {name}: validation AUROC {value:.3f} after {epoch} epochs")
         stacked = result.variables
-        _save_arrays(path, {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(stacked))})
+        save_arrays(path, {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(stacked))})
     return {name: jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i, name in enumerate(wanted)}
 
 
@@ -351,14 +350,3 @@ def _stack(variables: dict[str, Any], count: int) -> dict[str, Any]:
 def _need_finite(result: FitResult, what: str) -> None:
     if np.any(result.first_bad >= 0):
         raise NonFiniteLoss(f"{what}: the loss or its gradient is not finite; try a lower learning rate")
-
-
-def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """The file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
-    try:
-        np.savez(temporary, **dict(arrays))  # pyright: ignore[reportArgumentType]
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ from jaxdti.data.pairs.splits import table_identity
 from jaxdti.data.tables import write_table
 from jaxdti.errors import DataError, Interrupted, NonFiniteLoss
 from jaxdti.evaluation.part import INTERVALS, json_ready
-from jaxdti.files import write_json
+from jaxdti.files import atomic, write_json
 from jaxdti.inference.scoring import buckets_for
 from jaxdti.studies.grid import combinations, describe_setting, draw, parse_grid, setting_config, show_value
 from jaxdti.studies.pairs import fit_pairs, make_task, record_data
@@ -433,12 +433,8 @@ def _write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def _save_plan(plan: SweepPlan, path: Path) -> None:
     """The file appears whole or not at all."""
     plain = json.loads(json.dumps(asdict(plan) | {"config": config_to_dict(plan.config)}))  # tuples become lists
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic(path) as temporary:
         temporary.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_plan(output: Path) -> SweepPlan:

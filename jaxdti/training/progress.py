@@ -1,7 +1,6 @@
 """Progress of a training and its reporting: a status line, metrics.jsonl and TensorBoard events."""
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from tensorboardX import SummaryWriter
 
 from jaxdti.console import console, say, say_compiled
 from jaxdti.evaluation.part import json_ready
+from jaxdti.files import atomic
 
 
 def _ignore(*_: Any) -> None:
@@ -69,9 +69,8 @@ class RunReporter:
         self._trials = len(progress.members)
         self._status = console.status("compiling") if console.is_terminal else None
         histories = [member.history for member in progress.members]
-        temporary = self._metrics.with_name(".metrics.jsonl.tmp")
-        temporary.write_text("".join(self._kept(progress.epoch) if quiet else self._written(histories)))
-        os.replace(temporary, self._metrics)
+        with atomic(self._metrics) as temporary:
+            temporary.write_text("".join(self._kept(progress.epoch) if quiet else self._written(histories)))
         folder = output / "tensorboard"
         folders = [folder / f"replica_{i}" if self._trials > 1 else folder for i in range(self._trials)]
         firsts = [history[-1]["step"] + 1 if history else 0 for history in histories]

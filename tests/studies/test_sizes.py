@@ -90,7 +90,7 @@ def test_it_is_deterministic_and_goes_on_after_an_interrupt(config, finished, tm
     class Stop(Exception):
         pass
 
-    save, saved = size_protocol._save_arrays, []
+    save, saved = size_protocol.save_arrays, []
 
     def stop_after_two(path, arrays):
         save(path, arrays)
@@ -98,11 +98,11 @@ def test_it_is_deterministic_and_goes_on_after_an_interrupt(config, finished, tm
         if len(saved) == 2:
             raise Stop
 
-    monkeypatch.setattr(size_protocol, "_save_arrays", stop_after_two)
+    monkeypatch.setattr(size_protocol, "save_arrays", stop_after_two)
     with pytest.raises(Stop):
         run_sizes(config, output)
     assert saved == ["sources.npz", "a_from_none.npz"]
-    monkeypatch.setattr(size_protocol, "_save_arrays", save)
+    monkeypatch.setattr(size_protocol, "save_arrays", save)
     monkeypatch.setattr(size_protocol, "_without_source", None)  # would be called again for the finished pair
     table = resume_sizes(output)
     assert (output / "results.csv").read_bytes() == (finished[1] / "results.csv").read_bytes()
@@ -181,9 +181,9 @@ class _Nowhere:
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch, request):
-    save = size_protocol._save_arrays
+    save = size_protocol.save_arrays
     keep = lambda path, arrays: None if isinstance(path, _Nowhere) else save(path, arrays)
-    monkeypatch.setattr(size_protocol, "_save_arrays", keep)
+    monkeypatch.setattr(size_protocol, "save_arrays", keep)
 
 
 def test_what_cannot_be_run_is_refused(config, finished, tmp_path):

@@ -5,7 +5,6 @@ lines are not rows). ``InteractionTable.row`` counts the same rows from zero.
 """
 
 import csv
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from jaxdti.data.pairs.sequences import normalise_sequence
 from jaxdti.data.pairs.table import FeatureStore, InteractionTable
 from jaxdti.data.tables import compute, text_cells
 from jaxdti.errors import DataError
+from jaxdti.files import atomic
 
 # Kinds of rejection, as counted in the summary.
 EMPTY = "empty cell"
@@ -73,15 +73,10 @@ class ReadReport:
 
     def write_rejected(self, path: Path) -> None:
         """Writes ``rejected.csv`` with the columns file, row, field, value, reason; whole or not at all."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(RejectedRow._fields[:-1])
-                writer.writerows(row[:-1] for row in self.rejected)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(RejectedRow._fields[:-1])
+            writer.writerows(row[:-1] for row in self.rejected)
 
     def lines(self) -> list[str]:
         """The summary for the user: rows by part, then one line for each thing that happened."""
