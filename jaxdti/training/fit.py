@@ -1,4 +1,11 @@
-"""Training: one loop over two executors, which differ in how steps reach the device."""
+"""Training: one loop over two executors, which differ in how steps reach the device.
+
+Networks on rows of a matrix, three seeds at once:
+
+    trials = [Trial(rows={"train": train, "validation": held_out}, label=label, seed=seed) for seed in range(3)]
+    task = row_task(model, init, features, trials, batch_size=64, select="auroc")
+    result = fit(task, trials, TrainingConfig(epochs=30, batch_size=64))  # result.best_value, result.variables
+"""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
