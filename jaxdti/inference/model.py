@@ -8,7 +8,7 @@ protein and label columns are found among the usual names, as on the command lin
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxdti.config import Config
+from jaxdti.config.tree import nearest
 from jaxdti.data.frames import as_arrow, as_given
 from jaxdti.data.pairs.layouts import Columns, Reading
 from jaxdti.errors import DataError
@@ -77,7 +78,7 @@ class Model:
         """The Flax module; ``module.apply(variables, *featurize(table), train=False)`` -> logits float32 [N, 1 or 2].
 
         It takes ``(drug, protein, row_mask, dropout=0.0)``. In training give ``train=True, mutable=["batch_stats"]``
-        and, with a dropout rate, ``rngs={"dropout": key}``.
+        and, with a dropout rate, ``rngs={"dropout": key}``. Its method ``features_and_logits`` gives both.
         """
         return DrugBAN(self.config.model)
 
@@ -107,6 +108,7 @@ class Model:
         Raises:
           DataError: not a table, no rows, or a column is missing.
         """
+        _check_names(columns, Columns)
         source = table_source(table)
         found = predict(self.run, source, **columns)
         return found if isinstance(source, Path) else as_given(table, found)
@@ -126,6 +128,7 @@ class Model:
         Raises:
           DataError: not a table, no valid row, too many invalid ones, or a column is missing.
         """
+        _check_names(reading, Reading)
         source = table_source(table)
         return evaluate_table(self.run, source, self.directory, max_rejected=max_rejected, **reading).metrics
 
@@ -221,3 +224,13 @@ def _texts(name: str, values: Any) -> list[str]:
     if isinstance(values, str) or not hasattr(values, "__len__"):
         raise DataError(f"embed: {name} is of type {type(values).__name__}; a list of texts is expected")
     return as_arrow({name: values})[name].cast(pa.string()).to_pylist()
+
+
+def _check_names(given: Mapping[str, Any], known: Any) -> None:
+    """Raises DataError where a keyword is none of the typed dictionary's."""
+    names = [*known.__annotations__]
+    for name in given:
+        if name not in names:
+            near = nearest(name, names)
+            hint = f"did you mean {near}?" if near else f"choose from {', '.join(names)}"
+            raise DataError(f"unknown key {name!r}; {hint}")

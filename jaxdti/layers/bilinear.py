@@ -63,6 +63,8 @@ class BilinearAttention(nn.Module):
 
     def dropped(self, drug: Array, protein: Array, rate: float | Array) -> tuple[Array, Array]:
         """Both after dropout, which falls on the inputs of the projections."""
+        if isinstance(rate, float) and rate == 0.0:  # known before tracing: no random numbers are asked of the caller
+            return drug, protein
         return dropout(drug, rate, self.make_rng("dropout")), dropout(protein, rate, self.make_rng("dropout"))
 
     def project_drug(self, drug: Array, mask: Array) -> Array:

@@ -1,4 +1,11 @@
-"""Training: one loop over two executors, which differ in how steps reach the device."""
+"""Training: one loop over two executors, which differ in how steps reach the device.
+
+Networks on rows of a matrix, three seeds at once:
+
+    trials = [Trial(rows={"train": train, "validation": held_out}, label=label, seed=seed) for seed in range(3)]
+    task = row_task(model, init, features, trials, batch_size=64, select="auroc")
+    result = fit(task, trials, TrainingConfig(epochs=30, batch_size=64))  # result.best_value, result.variables
+"""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +28,8 @@ Saved = tuple[Any, Any, dict[str, Any]]  # state, best variables (pytrees of arr
 class Run(Protocol):
     """Where a training is kept; see ``run_folder.RunFolder``."""
 
-    def restored(self, state: Any, best: Any) -> Saved | None:
-        """What was saved last, if anything; the arguments give structure and shapes."""
+    def restored(self, like: Callable[[], tuple[Any, Any]]) -> Saved | None:
+        """What was saved last, if anything; ``like()`` gives structure and shapes of state and best variables."""
         ...
 
     def save(self, updates: int, saved: Saved) -> None: ...
@@ -109,7 +116,7 @@ def _reporting(run: Run | None, executor: Executor, epochs: int) -> Iterator[Rep
     if run is None:
         yield Reporter()
         return
-    if (saved := run.restored(*executor.arrays())) is not None:
+    if (saved := run.restored(executor.arrays)) is not None:
         executor.restore(*saved)
     with run.reporting(executor.progress, epochs) as report:
         yield report

@@ -30,13 +30,13 @@ def select(
     paths = flatten_dict(dict(params)).keys()
     chosen: set[Path] = set()
     for pattern in patterns:
-        found = {path for path in paths for part in groups.get(pattern, (pattern,)) if _begins(path, part)}
-        if not found:
+        named = {path for path in paths for part in groups.get(pattern, (pattern,)) if _begins(path, part)}
+        if not named:
             raise DataError(
                 f"{key}: {pattern!r} names no parameter; groups: {', '.join(groups)}; modules: {', '.join(params)}; or "
                 "further down, with * and ? within names"
             )
-        chosen |= found
+        chosen |= named
     return frozenset(chosen)
 
 

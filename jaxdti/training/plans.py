@@ -138,10 +138,6 @@ class EvenPlan:
     def steps_of(self, trial: int) -> int:
         return -(-len(self.trials[trial].rows["train"]) // self.batch_size)
 
-    def epochs_of(self, trial: int, epochs: int) -> int:
-        own = self.trials[trial].epochs
-        return epochs if own is None else min(own, epochs)
-
     def epochs(self, chosen: Sequence[int], epochs: range, last: int) -> tuple[RowBatch, np.ndarray]:
         """Batches [R, E, S, B] of the trials ``chosen``, and the number of them that have rows, int32 [R, E].
 
@@ -154,7 +150,7 @@ class EvenPlan:
         target = np.full(shape, -1, np.int32) if self.target else None
         for i, number in enumerate(chosen):
             trial = self.trials[number]
-            trains = [j for j, epoch in enumerate(epochs) if epoch < self.epochs_of(number, last)]
+            trains = [j for j, epoch in enumerate(epochs) if epoch < trial.last_epoch(last)]
             counts[i, trains] = count = self.steps_of(number)
             places = _places(len(trial.rows["train"]), count, self.batch_size)
             for j in trains:

@@ -82,7 +82,9 @@ class RunReporter:
 
     def _written(self, histories: list[list[dict[str, Any]]]) -> list[str]:
         """The lines as they were written: epoch by epoch, within an epoch trial by trial."""
-        lines = ((record["epoch"], i, self._line(i, record)) for i, own in enumerate(histories) for record in own)
+        lines = (
+            (record["epoch"], i, self._line(i, record)) for i, of_trial in enumerate(histories) for record in of_trial
+        )
         return [line for _, _, line in sorted(lines)]
 
     def _kept(self, epoch: int) -> list[str]:

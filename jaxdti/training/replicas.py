@@ -47,19 +47,19 @@ def map_replicas(function: Callable[..., Any], in_axes: tuple[int | None, ...]) 
         return jax.vmap(function, in_axes=in_axes)
 
     def looped(*arguments: Any) -> Any:
-        own = tuple(x for x, axis in zip(arguments, in_axes, strict=True) if axis == 0)
+        mapped = tuple(x for x, axis in zip(arguments, in_axes, strict=True) if axis == 0)
 
-        def one(mine: tuple[Any, ...]) -> Any:
-            left = iter(mine)
+        def one(slices: tuple[Any, ...]) -> Any:
+            left = iter(slices)
             return function(*(next(left) if axis == 0 else x for x, axis in zip(arguments, in_axes, strict=True)))
 
-        return jax.lax.map(one, own)
+        return jax.lax.map(one, mapped)
 
     return looped
 
 
 def runs_one_by_one(parameters: int | None = None) -> bool:
-    """Whether replicas run in a loop instead of by ``vmap``; ``parameters``, if given, of one that trains.
+    """Whether replicas run in a loop instead of by ``vmap``; ``parameters`` is the size of one that trains.
 
     On CPU only, and not where a network is so small that the program spends its time on starting operations.
     """

@@ -60,7 +60,7 @@ class Resident:
         self.inputs = jax.tree.map(jnp.asarray, task.inputs)
         self.held = selection_rows(trials, task.selector) if task.selector else None
         self.targets = padded([trial.part("target_train") for trial in trials]) if task.refresh else None
-        lasts = [self.plan.epochs_of(i, config.epochs) for i in range(len(trials))]
+        lasts = [trial.last_epoch(config.epochs) for trial in trials]
         self.total = max(lasts)
         self.together = min(max(1, _STEPS_A_CALL // self.plan.steps_per_epoch), self.total)
         self.sizes = np.array([len(trial.rows["train"]) for trial in trials])
@@ -185,9 +185,8 @@ class Resident:
         """What the trials have come to."""
 
         def kept(fit: TrialState) -> Any:
-            last = {"params": fit.state.params, "batch_stats": fit.state.batch_stats}
             numbers = (fit.best_epoch, fit.best_value, fit.epoch, fit.state.first_bad)
-            return fit.best if self.task.selector else last, numbers
+            return fit.best if self.task.selector else fit.state.variables, numbers
 
         variables, numbers = self._joined([kept(fit) for fit in self.fits], [kept(fit) for _, fit in self.stopped])
         best_epoch, best_value, last_epoch, first_bad = jax.device_get(numbers)
@@ -210,7 +209,7 @@ class Resident:
 def check_rows(task: Task, trials: Sequence[Trial]) -> None:
     """Raises ValueError unless every trial has training rows, labels, and the rows that the selector needs."""
     if not trials:
-        raise ValueError("fit: no trial given")
+        raise ValueError("fit: no trial")
     needs = task.selector.needs if task.selector else frozenset()
     for i, trial in enumerate(trials):
         if not len(trial.part("train")):
@@ -262,7 +261,7 @@ def _programs(static: _Static) -> _Programs:
     def begin(variables: Variables, seed: Array, hyper: dict[str, Array]) -> TrialState:
         variables = jax.tree.map(jnp.copy, variables)  # a program gives its state up, not what the caller holds
         state, nothing = fresh_state(variables, tx, seed, hyper), jnp.zeros((), jnp.int32)
-        best = jax.tree.map(jnp.copy, variables) if task.selector else {}
+        best = jax.tree.map(jnp.copy, state.variables) if task.selector else {}
         return TrialState(state=state, best=best, best_value=jnp.full((), jnp.nan), best_epoch=nothing, epoch=nothing)
 
     one = _epochs_program(static, tx)
@@ -282,8 +281,9 @@ def _programs(static: _Static) -> _Programs:
             return [fit], jax.device_get(records)
         done = []
         for i, fit in enumerate(fits):
-            own = take(inputs, i) if static.own_inputs else inputs
-            done.append(program(fit, take(batches, i), jnp.asarray(counts[i]), own, take(held, i), take(targets, i)))
+            of_trial = take(inputs, i) if static.own_inputs else inputs
+            rows = take(held, i), take(targets, i)
+            done.append(program(fit, take(batches, i), jnp.asarray(counts[i]), of_trial, *rows))
         records = jax.device_get([records for _, records in done])
         return [fit for fit, _ in done], [np.stack(values) for values in zip(*records, strict=True)]
 
@@ -315,8 +315,7 @@ def _epochs_program(static: _Static, tx: Any) -> Callable[..., Any]:
 
             def refreshed(state: TrainState) -> TrainState:
                 assert refresh is not None
-                variables = {"params": state.params, "batch_stats": state.batch_stats}
-                return state.replace(hyper=state.hyper | refresh.classes(variables, inputs, targets))
+                return state.replace(hyper=state.hyper | refresh.classes(state.variables, inputs, targets))
 
             def body(i: Array, carry: tuple[TrainState, Array, Array]) -> tuple[TrainState, Array, Array]:
                 state, loss, rows = carry
@@ -351,16 +350,15 @@ def _selected(
     now, value = fit.epoch + finished, jnp.full((), jnp.nan)
     best, best_value, best_epoch = fit.best, fit.best_value, now
     if held is not None:
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
 
         def score(state: TrainState, inputs: Any, held: SelectionRows) -> Array:
-            return selector({"params": state.params, "batch_stats": state.batch_stats}, inputs, held, state.hyper)
+            return selector(state.variables, inputs, held, state.hyper)
 
         value = jax.lax.cond(finished, score, lambda *_: value, state, inputs, held)
         # Where the value is undefined, the last epoch counts as the best; ties stay with the earlier epoch.
         better = finished & ((fit.best_epoch == 0) | (jnp.isfinite(value) & ~(value <= fit.best_value)))
         better |= finished & ~jnp.isfinite(value) & ~jnp.isfinite(fit.best_value)
-        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), variables, fit.best)
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), state.variables, fit.best)
         best_value = jnp.where(better, value, fit.best_value)
         best_epoch = jnp.where(better, now, fit.best_epoch)
     return TrialState(state=state, best=best, best_value=best_value, best_epoch=best_epoch, epoch=now), value

@@ -1,6 +1,6 @@
 """What a training keeps in its folder: checkpoints and metrics."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,15 @@ class RunFolder:
         """``quiet``: a status line instead of a line an epoch and trial, as for trainings of many small networks."""
         self.folder, self.checkpoints, self.tensorboard, self.quiet = folder, checkpoints, tensorboard, quiet
 
-    def restored(self, state: Any, best: Any) -> Saved | None:
-        """What was saved last, if anything; the arguments give structure and shapes.
+    def restored(self, like: Callable[[], tuple[Any, Any]]) -> Saved | None:
+        """What was saved last, if anything; ``like()`` gives structure and shapes of state and best variables.
 
         Raises:
           DataError: there are checkpoints, but none can be read.
         """
         if self.checkpoints.latest() is None:
             return None
-        saved = self.checkpoints.restore(state, best)
+        saved = self.checkpoints.restore(*like())
         if is_lead():
             say(f"resuming after epoch {saved[2]['epoch']}, chunk {saved[2]['chunk']}")
         return saved

@@ -68,8 +68,8 @@ def init_replicas(
     Args:
       key: all that ``init`` and ``tx.init`` depend on, to keep the program; None keeps none.
     """
-    given = np.asarray(seeds, np.int32), jax.tree.map(lambda *leaves: np.stack(leaves), *hyper)
+    arguments = np.asarray(seeds, np.int32), jax.tree.map(lambda *leaves: np.stack(leaves), *hyper)
     program = jax.jit(jax.vmap(lambda seed, hyper: init_state(init, tx, seed, hyper)))
     if key is None:
-        return program(*given)
-    return kept_program(("init", key, signature(*given)), lambda: program.lower(*given).compile())(*given)
+        return program(*arguments)
+    return kept_program(("init", key, signature(*arguments)), lambda: program.lower(*arguments).compile())(*arguments)

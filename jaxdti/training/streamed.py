@@ -89,8 +89,10 @@ class Streamed:
         """Which trials train on in the epoch to come."""
         epoch, patience = self.progress.epoch, self.config.patience
         waited = lambda member: patience is not None and epoch - member.best_epoch >= patience
-        going = [member.failed is None and not waited(member) for member in self.progress.members]
-        return [epoch < self.config.epochs and goes for goes in going]
+        return [
+            epoch < trial.last_epoch(self.config.epochs) and member.failed is None and not waited(member)
+            for trial, member in zip(self.trials, self.progress.members, strict=True)
+        ]
 
     def advance(self, stopped: Sequence[int]) -> Iterator[bool]:
         """One epoch, or what is left of it; yields False at each look at the device inside of it, True at its end.
@@ -132,11 +134,11 @@ class Streamed:
     def refresh(self) -> None:
         """Sets ``hyper["target_classes"]`` of every trial, float32 [R, 2]."""
         assert self.task.refresh is not None
-        found = []
+        classes = []
         for i, trial in enumerate(self.trials):
             variables = take_replica(self.state.variables, i, self.mesh)
-            found.append(self.task.refresh.classes(variables, self.task.inputs, trial.rows["target_train"]))
-        stacked = {name: np.array([each[name] for each in found], np.float32) for name in found[0]}
+            classes.append(self.task.refresh.classes(variables, self.task.inputs, trial.rows["target_train"]))
+        stacked = {name: np.array([each[name] for each in classes], np.float32) for name in classes[0]}
         self.state = self.state.replace(hyper=self.state.hyper | put(stacked, self.mesh, STATES))
 
     def _check_finite(self, chunks: list[Chunk]) -> None:

@@ -50,7 +50,7 @@ def label_losses(kind: str, logits: Array, labels: ArrayLike, mask: ArrayLike, h
     """
     labels = jnp.where(mask, labels, 0.0)
     if kind == "classification":
-        return binding_loss(logits, labels, mask) * hyper["class_weights"][labels.astype(jnp.int32)]
+        return binding_loss(logits, labels, mask) * jnp.asarray(hyper["class_weights"])[labels.astype(jnp.int32)]
     mean, sd = hyper["label_scale"]
     return affinity_loss(logits, (labels - mean) / sd, mask)
 

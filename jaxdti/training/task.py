@@ -33,6 +33,10 @@ class Trial:
         """The rows of a part; none where the trial does not have it."""
         return self.rows.get(name, _NO_ROWS)
 
+    def last_epoch(self, epochs: int) -> int:
+        """How many epochs it trains of a training of ``epochs``."""
+        return epochs if self.epochs is None else min(self.epochs, epochs)
+
 
 class Selected(NamedTuple):
     """How good a trial is after an epoch."""

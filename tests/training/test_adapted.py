@@ -178,7 +178,7 @@ def test_regression_can_be_adapted(adapted_config, tmp_path):
 @pytest.mark.usefixtures("steady")
 def test_without_strength_the_network_learns_what_plain_training_learns(adapted_config, tmp_path):
     """Separate statistics: the target leaves no trace in the scores of the source."""
-    config = adapted_config("mmd", adaptation={"strength": 0.0}, model={"dropout": 0.0})
+    config = adapted_config("mmd", adaptation={"strength": 0.0}, model={"dropout": 0.0}, learning_rate=3e-4)
     plain = dataclasses.replace(config, adaptation=AdaptationConfig())
     dataset = load_data(config.data, config.task)
     found = []
@@ -205,7 +205,7 @@ def test_each_domain_has_statistics_of_its_own_unless_joint(adapted_config, tmp_
 @pytest.mark.usefixtures("steady")
 def test_replicas_adapt_as_they_would_alone(adapted_config, tmp_path):
     settings = ({"strength": 0.3}, {"strength": 3.0})
-    configs = [adapted_config("cdan", adaptation=each, seed=i) for i, each in enumerate(settings)]
+    configs = [adapted_config("cdan", adaptation=each, seed=i, learning_rate=3e-4) for i, each in enumerate(settings)]
     dataset = load_data(configs[0].data, "classification")
     together = fit_pairs(configs, dataset, tmp_path / "together")
     scores = lambda fitted, i: fitted.scorer(fitted.network(i, "test"), dataset.parts["test"])

@@ -65,7 +65,7 @@ class Memory:
         arrays = jax.tree.map(np.array, trees)
         self.saved.append((step, *arrays, json.dumps(progress)))
 
-    def restored(self, state, best):
+    def restored(self, like):
         if not self.saved:
             return None
         _, *trees, progress = self.saved[-1]

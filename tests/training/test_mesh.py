@@ -225,8 +225,8 @@ def test_the_host_meets_the_device_once_a_chunk_and_at_the_epochs_end(contacts, 
         assert chunks >= 12 and found.counts["program"] == chunks
         # One of the state at the start, and one of the flag of better epochs in each of the two.
         assert found.counts["put"] == 1 + puts * chunks + 2
-        # The first bad step, the counters of the records, and the checkpoint with its number.
-        assert found.counts["_collect"] == 2 and found.counts["to_host"] == 8
+        # The first bad step, the counters of the records, and the checkpoint with its number; and the result.
+        assert found.counts["_collect"] == 2 and found.counts["to_host"] == 9
     chex.assert_trees_all_equal(streamed.state, resident.state)
     assert resident.programs["program"] == streamed.programs["program"] == 2
     # Beside training and scoring: the fresh state, its copy, one replica of it, the better of two epochs.

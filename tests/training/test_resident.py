@@ -272,7 +272,7 @@ def test_masked_auroc_matches_scikit_learn_and_leaves_masked_rows_out():
 @pytest.mark.parametrize(
     "replicas, settings, message",
     [
-        ([], {}, "no trial given"),
+        ([], {}, "fit: no trial"),
         ([trial(train=np.arange(0))], {}, "trial 0: no training row"),
         (
             [trial(), trial(validation=np.arange(0))],
