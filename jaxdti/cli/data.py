@@ -16,7 +16,7 @@ from jaxdti.data.pairs.table import InteractionTable
 from jaxdti.errors import DataError
 
 if TYPE_CHECKING:
-    from jaxdti.data.pairs.validation import ReadReport
+    from jaxdti.data.pairs.rejected import ReadReport
 
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 

@@ -42,7 +42,7 @@ def is_table(source: str) -> bool:
 @contextlib.contextmanager
 def listing_rejected(path: Path) -> Iterator[None]:
     """Writes the rejected rows to ``path`` when there are too many of them, and names it in the error."""
-    from jaxdti.data.pairs.validation import TooManyRejected
+    from jaxdti.data.pairs.rejected import TooManyRejected
 
     try:
         yield

@@ -12,8 +12,9 @@ from jaxdti.console import say
 from jaxdti.data.pairs.layouts import Reading
 from jaxdti.data.pairs.leaks import known_pairs
 from jaxdti.data.pairs.load import Dataset, data_record, describe_data, load_data
+from jaxdti.data.pairs.rejected import ReadReport
 from jaxdti.data.pairs.table import InteractionTable
-from jaxdti.data.pairs.validation import ReadReport, load_interactions
+from jaxdti.data.pairs.validation import load_interactions
 from jaxdti.data.tables import open_table, table_name, write_table
 from jaxdti.errors import DataError
 from jaxdti.evaluation.part import evaluate_part

@@ -1,6 +1,5 @@
 """Commands in an empty folder, and stand-ins for the public functions that they call."""
 
-import sys
 import types
 from pathlib import Path
 
@@ -66,15 +65,9 @@ def calls(monkeypatch, metrics, trained):
         return lambda *args, **kwargs: made.append((name, args, kwargs)) or result
 
     scores = pa.table({"SMILES": ["CCO"], "score": [1.25], "probability": [0.777], "error": [""]})
-    fakes = {
-        "jaxdti.inference.predict": ("predict", scores),
-        "jaxdti.inference.evaluate": ("evaluate", metrics),
-        "jaxdti.interop.importing": ("import_weights", None),
-    }
-    for module, (name, result) in fakes.items():
-        fake = types.ModuleType(module)
-        setattr(fake, name, record(name, result))
-        monkeypatch.setitem(sys.modules, module, fake)
+    monkeypatch.setattr("jaxdti.inference.predict.predict", record("predict", scores))
+    monkeypatch.setattr("jaxdti.inference.evaluate.evaluate", record("evaluate", metrics))
+    monkeypatch.setattr("jaxdti.interop.importing.import_weights", record("import_weights", None))
     monkeypatch.setattr("jaxdti.inference.trained.load_run", lambda run: trained)
     monkeypatch.setattr("jaxdti.studies.pairs.train", record("train", {}))
     monkeypatch.setattr("jaxdti.studies.pairs.resume", record("resume", {}))

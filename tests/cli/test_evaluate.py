@@ -1,7 +1,6 @@
 """`jaxdti evaluate`."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from jaxdti.cli.printing import UNCALIBRATED
 
 def test_evaluate_warns_of_pairs_that_the_run_was_trained_on(run_cli, calls, monkeypatch, metrics):
     found = metrics | {"rows_trained_on": 1001}
-    monkeypatch.setattr(sys.modules["jaxdti.inference.evaluate"], "evaluate", lambda *_, **__: found)
+    monkeypatch.setattr("jaxdti.inference.evaluate.evaluate", lambda *_, **__: found)
     code, out, err = run_cli("evaluate", "run", "pairs.csv")
     assert code == 0 and re.search(r"rows trained on +1,001", out)
     assert err == "warning: 1,001 of 1,234 rows repeat a pair that the run was trained on\n"

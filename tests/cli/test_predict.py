@@ -1,6 +1,5 @@
 """`jaxdti predict`."""
 
-import sys
 import types
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def test_predict_one_pair(run_cli, fails, calls, trained):
 
 def test_predict_tells_the_spread_of_replicas_and_what_nothing_was_fitted_to(run_cli, calls, monkeypatch):
     scores = pa.table({"score": [1.25], "score_sd": [0.5], "probability": [0.777], "error": [""]})
-    monkeypatch.setattr(sys.modules["jaxdti.inference.predict"], "predict", lambda *_, **__: scores)
+    monkeypatch.setattr("jaxdti.inference.predict.predict", lambda *_, **__: scores)
     uncalibrated = types.SimpleNamespace(config=Config(), calibrated=False)
     monkeypatch.setattr("jaxdti.inference.trained.load_run", lambda run: uncalibrated)
     code, out, err = run_cli("predict", "run", "--smiles", "CCO", "--sequence", "MKT")
@@ -56,5 +55,5 @@ def test_predict_tells_the_spread_of_replicas_and_what_nothing_was_fitted_to(run
 
 def test_predict_one_invalid_pair_is_an_error(fails, calls, monkeypatch):
     invalid = pa.table({"score": pa.array([None], pa.float64()), "error": ["SMILES: cannot be read"]})
-    monkeypatch.setattr(sys.modules["jaxdti.inference.predict"], "predict", lambda *_, **__: invalid)
+    monkeypatch.setattr("jaxdti.inference.predict.predict", lambda *_, **__: invalid)
     assert fails("predict", "run", "--smiles", "C1CC", "--sequence", "MKT") == "SMILES: cannot be read"

@@ -15,6 +15,7 @@ from jaxdti.data.pairs.clusters import Domains, domains_of_parts, draw_domains, 
 from jaxdti.data.pairs.featurise import build_store, featurize_smiles
 from jaxdti.data.pairs.leaks import leak_report
 from jaxdti.data.pairs.planted import as_interactions, describe, make_planted
+from jaxdti.data.pairs.rejected import ReadReport
 from jaxdti.data.pairs.splits import (
     DOMAIN_PARTS,
     PARTS,
@@ -27,7 +28,7 @@ from jaxdti.data.pairs.splits import (
     table_identity,
 )
 from jaxdti.data.pairs.table import FeatureStore, InteractionTable
-from jaxdti.data.pairs.validation import ReadReport, load_interactions
+from jaxdti.data.pairs.validation import load_interactions
 from jaxdti.data.registry import EMBEDDED, get_dataset
 from jaxdti.data.tables import read_table
 from jaxdti.errors import DataError
