@@ -1,4 +1,4 @@
-"""What is said on standard error, so that standard output holds results alone."""
+"""User messages go to standard error; standard output carries results only."""
 
 from rich.console import Console
 

@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _named(sources: list[str], flags: list[str]) -> list[str]:
     """The flags with one to three tables, or with a named dataset; its task unless another is given."""
-    from jaxdti.data.named import EMBEDDED, get_dataset
+    from jaxdti.data.registry import EMBEDDED, get_dataset
 
     naming = tuple(f"data.{key}=" for key in ("dataset", "train", "validation", "test", "table"))
     if conflict := [text for text in flags if text.startswith(naming)]:

@@ -53,7 +53,10 @@ def add_options(add: Add) -> None:
     parser.add_argument("sources", metavar="NAME|TABLE", nargs="+", help="a named dataset, or one or more tables")
     add_reading_options(parser)
     parser.add_argument("--rejected", metavar="FILE", type=Path, help="write the rejected rows as CSV")
+    _add_split(add)
 
+
+def _add_split(add: Add) -> None:
     parser = add(
         "data split",
         split,
@@ -160,7 +163,7 @@ def inspect(options: argparse.Namespace) -> int:
 
 def _origin(source: str) -> list[str]:
     """Where a named dataset comes from, and its terms."""
-    from jaxdti.data.named import EMBEDDED, get_dataset
+    from jaxdti.data.registry import EMBEDDED, get_dataset
 
     if is_table(source) or source == EMBEDDED:
         return []
@@ -214,7 +217,7 @@ def _clustering(options: argparse.Namespace) -> dict:
 
 def _check_unsplit(name: str) -> None:
     """Only a dataset without a published split takes another one."""
-    from jaxdti.data.named import EMBEDDED, get_dataset
+    from jaxdti.data.registry import EMBEDDED, get_dataset
 
     if name == EMBEDDED:
         raise DataError(f"{name}: the embedded dataset makes its own parts; choose them with --data.planted.kind")
@@ -227,7 +230,7 @@ def _check_unsplit(name: str) -> None:
 
 
 def _task(source: str) -> str:
-    from jaxdti.data.named import EMBEDDED, get_dataset
+    from jaxdti.data.registry import EMBEDDED, get_dataset
 
     return "classification" if is_table(source) or source == EMBEDDED else get_dataset(source).task
 
@@ -265,8 +268,9 @@ def _read_parts(data: DataConfig, files: dict[str, Path], task: str, notes: list
 
 
 def _read_named(name: str, data: DataConfig, task: str | None) -> Sources:
-    from jaxdti.data.named import EMBEDDED, dataset_parts, settings_to_read
+    from jaxdti.data.named import dataset_parts, settings_to_read
     from jaxdti.data.pairs.load import load_data
+    from jaxdti.data.registry import EMBEDDED
 
     if name == EMBEDDED:
         planted = load_data(replace(data, dataset=name), task or "classification")

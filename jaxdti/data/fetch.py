@@ -17,7 +17,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from jaxdti.data.named import RECORDS, Upstream, content_hash, find_dataset, get_dataset, read_records
+from jaxdti.data.named import RECORDS, content_hash, find_dataset, read_records
+from jaxdti.data.registry import Upstream, get_dataset
 from jaxdti.errors import DataError
 from jaxdti.files import atomic, user_cache_dir, write_json
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jaxdti.config import load_config
-from jaxdti.data.named import EMBEDDED, get_dataset
+from jaxdti.data.registry import EMBEDDED, get_dataset
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 

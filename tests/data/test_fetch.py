@@ -14,7 +14,8 @@ import pytest
 
 from jaxdti.data import fetch as fetching
 from jaxdti.data.fetch import fetch, read_pickled_matrix
-from jaxdti.data.named import DATASETS, Dataset, Upstream, find_dataset
+from jaxdti.data.named import find_dataset
+from jaxdti.data.registry import DATASETS, NamedDataset, Upstream
 from jaxdti.errors import DataError
 
 CONTENT = {part: f"SMILES,Protein,Y\n{part}\n".encode() * 20_000 for part in ("train", "val", "test")}
@@ -79,7 +80,7 @@ def server():
 def toy(monkeypatch, server):
     """A dataset of three files on the server: the hash of two is published, that of the test file is not."""
     hashes = {part: hashlib.sha256(content).hexdigest() for part, content in CONTENT.items()} | {"test": None}
-    entry = Dataset(
+    entry = NamedDataset(
         files={"train": "toy/train", "validation": "toy/val", "test": "toy/test"},
         rows={"train": 20_000, "validation": 20_000, "test": 20_000},
         licence="none",

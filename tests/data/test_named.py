@@ -6,8 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from jaxdti.data import named
-from jaxdti.data.named import DATASETS, dataset_parts, find_dataset, get_dataset, list_datasets, part_of_rows
+from jaxdti.data import named, registry
+from jaxdti.data.named import dataset_parts, find_dataset, list_datasets, part_of_rows
+from jaxdti.data.registry import DATASETS, get_dataset
 from jaxdti.errors import DataError
 
 PARTS = ("train", "val", "test")
@@ -167,7 +168,7 @@ def read_manifest(folder):
 
 def test_catalogue_agrees_with_the_manifest(given_data):
     manifest = read_manifest(given_data)
-    for stem, sha256 in named._PUBLISHED.items():
+    for stem, sha256 in registry._PUBLISHED.items():
         assert manifest[stem]["sha256_uncompressed"] == sha256
     for name, dataset in DATASETS.items():
         if name == "bindingdb/random_drugban":  # only its validation file is stored there

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxdti.config import DataConfig
-from jaxdti.data.named import EMBEDDED, DatasetFiles, dataset_parts, get_dataset, part_of_rows, settings_to_read
+from jaxdti.data.named import DatasetFiles, dataset_parts, part_of_rows, settings_to_read
 from jaxdti.data.pairs.clusters import Domains, domains_of_parts, draw_domains, published_domains
 from jaxdti.data.pairs.featurise import build_store, featurize_smiles
 from jaxdti.data.pairs.leaks import leak_report
@@ -28,6 +28,7 @@ from jaxdti.data.pairs.splits import (
 )
 from jaxdti.data.pairs.table import FeatureStore, InteractionTable
 from jaxdti.data.pairs.validation import ReadReport, load_interactions
+from jaxdti.data.registry import EMBEDDED, get_dataset
 from jaxdti.data.tables import read_table
 from jaxdti.errors import DataError
 

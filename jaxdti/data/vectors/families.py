@@ -8,11 +8,12 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 from jaxdti.config import DataConfig
-from jaxdti.data.named import dataset_parts, get_dataset, settings_to_read
+from jaxdti.data.named import dataset_parts, settings_to_read
 from jaxdti.data.pairs.layouts import read_layout
 from jaxdti.data.pairs.sequences import normalise_sequence
 from jaxdti.data.pairs.table import InteractionTable
 from jaxdti.data.pairs.validation import load_interactions
+from jaxdti.data.registry import get_dataset
 from jaxdti.data.tables import TableFile, read_table
 from jaxdti.errors import DataError
 
