@@ -27,6 +27,7 @@ from jaxdti.inference.networks import VectorNetworks
 from jaxdti.models.fnn import FNN, depth, init_fnn, parts_of, split, take_layers
 from jaxdti.studies.transfer.classifiers import logistic_regressions, random_forest, support_vectors
 from jaxdti.training.fit import fit
+from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.partition import select
 from jaxdti.training.progress import Progress
 from jaxdti.training.replicas import predict_vectors
@@ -147,8 +148,9 @@ def fit_transfer(
             # What is frozen is the source's in every stage, so it is computed once for each network of the source.
             features = predict_vectors(lower, take_layers(source.variables, lower), domains.features)
             features = features[0] if len(source) == 1 else features[_networks_of(source, len(trials))]
-        fresh, scale = _fresh(upper, features.shape[-1]), partial(_layer_scale, upper, decay)
-        task = plain(upper, fresh, features, slower, share_of=scale, key=("layer_decay", decay))
+        task = plain(upper, _fresh(upper, features.shape[-1]), features, slower)
+        decayed = partial(make_optimizer, share_of=partial(_layer_scale, upper, decay))
+        task = replace(task, optimizer=decayed, key=(task.key, "layer_decay", decay))
         with open_run(f"stage_{i + 1}") as run:
             begun = take_layers(started, upper)
             result = fit(task, slower, config.training, run=run, start=begun, progress=progress)
