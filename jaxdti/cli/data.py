@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxdti.cli.options import Add, add_reading_options, share
 from jaxdti.cli.printing import check_place, is_table, listing_rejected, print_table
-from jaxdti.config import Config, DataConfig, config_from_dict
+from jaxdti.config import SPLITS, Config, DataConfig, config_from_dict
 from jaxdti.data.pairs.table import InteractionTable
 from jaxdti.errors import DataError
 
@@ -18,6 +19,85 @@ if TYPE_CHECKING:
     from jaxdti.data.pairs.validation import ReadReport
 
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
+
+
+def add_options(add: Add) -> None:
+    """Adds the commands to the parsers."""
+    add(
+        "data list",
+        list_,
+        "show the named datasets",
+        "Show the named datasets: task, rows, and where they are or how to get them.\n"
+        "They are looked for under JAXDTI_DATA and in the user cache.",
+        "JAXDTI_DATA=path/to/data jaxdti data list",
+    )
+    parser = add(
+        "data fetch",
+        fetch,
+        "download a named dataset",
+        "Download a dataset that has public files; a broken download is continued when repeated.\n"
+        "The content is checked by SHA-256 before a file gets its name.",
+        "jaxdti data fetch human/random",
+    )
+    parser.add_argument("name", metavar="NAME", help="see `jaxdti data list`")
+    parser.add_argument("--to", metavar="DIR", type=Path, help="data folder (default: in the user cache)")
+
+    parser = add(
+        "data inspect",
+        inspect,
+        "check tables and show what is in them",
+        "Read and check a named dataset, or tables of your own, and show sizes, labels, lengths and rejected rows.\n"
+        "Of several tables (train, validation, test) it also shows what they share.",
+        "jaxdti data inspect train.csv test.csv --rejected rejected.csv",
+    )
+    parser.add_argument("sources", metavar="NAME|TABLE", nargs="+", help="a named dataset, or one or more tables")
+    add_reading_options(parser)
+    parser.add_argument("--rejected", metavar="FILE", type=Path, help="write the rejected rows as CSV")
+
+    parser = add(
+        "data split",
+        split,
+        "split a table and keep the row indices",
+        "Split a table into train, validation and test, and write the row indices for --data.split_file.\n"
+        "No pair (or drug, protein, scaffold, cluster, as --kind says) stands in two parts.",
+        "jaxdti data split pairs.csv --kind cold_drug --fractions 0.7 0.1 0.2 --seed 0 --output split.json\n"
+        "  jaxdti data split pairs.csv --kind cluster --threshold 0.5 --target-share 0.4 --output split.json\n"
+        "  jaxdti data split biosnap/random --kind cluster --published --output split.json\n"
+        "  jaxdti train --data.table pairs.csv --data.split_file split.json --output runs/mine",
+    )
+    parser.add_argument("source", metavar="TABLE|NAME", help="a table, or a named dataset without a published split")
+    parser.add_argument("--kind", choices=SPLITS, default="random", help="what is kept apart (default: random)")
+    parser.add_argument(
+        "--fractions",
+        metavar=("TRAIN", "VALIDATION", "TEST"),
+        nargs=3,
+        type=float,
+        default=(0.7, 0.1, 0.2),
+        help="shares of the rows (default: 0.7 0.1 0.2); with --kind cluster VALIDATION of the source rows and TEST "
+        "of the target rows, whose rest is the unlabelled target_train",
+    )
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the split (default: 0)")
+    clusters = parser.add_argument_group("--kind cluster (train on some clusters, test on pairs of the others)")
+    clusters.add_argument(
+        "--threshold",
+        metavar="D",
+        type=share,
+        help="largest distance that joins two drugs (ECFP4, Jaccard) or two proteins (3-mers, cosine); default: 0.5",
+    )
+    clusters.add_argument(
+        "--target-share",
+        metavar="SHARE",
+        type=share,
+        help="of the drug clusters, and of the protein clusters, that are the target domain (default: 0.4)",
+    )
+    clusters.add_argument(
+        "--published",
+        action="store_true",
+        help="repeat the published draw, for biosnap/random and bindingdb/random (needs the files of both "
+        "bindingdb/random and bindingdb/cluster)",
+    )
+    parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="JSON file to write")
+    add_reading_options(parser)
 
 
 def list_(options: argparse.Namespace) -> int:

@@ -8,8 +8,11 @@ from typing import Any
 
 from jaxdti.errors import DataError
 
+UNCALIBRATED = "imported weights: probabilities are the plain sigmoid, the threshold is 0.5; nothing was fitted to data"
 
-def _metric_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
+
+def metric_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The rows of a table of metrics, each with its interval where there is one."""
     rows = [("metric", "value", "95 % interval")]
     for name, value in metrics.items():
         if name.endswith("_ci") or isinstance(value, bool | str):
@@ -21,7 +24,8 @@ def _metric_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _write_scores(scores: Any, path: Path) -> None:
+def write_scores(scores: Any, path: Path) -> None:
+    """Writes the table of scores, and prints how many rows have none."""
     from jaxdti.data.tables import write_table
 
     write_table(scores, path)

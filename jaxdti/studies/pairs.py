@@ -39,8 +39,9 @@ from jaxdti.studies.run_directory import (
     resume_study,
     run_study,
 )
-from jaxdti.studies.transfer.frozen import check_architecture, check_parts, transferred, unfreezing_stages
-from jaxdti.studies.transfer.shallow import copy_network, evaluate_source, fit_shallow, linear_head
+from jaxdti.studies.transfer.frozen import check_parts, transferred, unfreezing_stages
+from jaxdti.studies.transfer.shallow import fit_shallow, linear_head
+from jaxdti.studies.transfer.source import check_architecture, copy_network, evaluate_source
 from jaxdti.training.adapted import adapted_pair_task, check_target
 from jaxdti.training.compilation import keep_programs
 from jaxdti.training.fit import fit

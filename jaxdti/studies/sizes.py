@@ -41,7 +41,7 @@ from jaxdti.data.vectors.families import (
 )
 from jaxdti.errors import DataError, Interrupted, NonFiniteLoss
 from jaxdti.files import save_arrays, write_json
-from jaxdti.models.fnn import FNN, init_fnn, split, take_layers
+from jaxdti.models.fnn import FNN, init_fnn, split
 from jaxdti.studies.report.sizes import SizeTable, measure, write_size_results
 from jaxdti.studies.run_directory import (
     SIZES_PROTOCOL,
@@ -51,11 +51,10 @@ from jaxdti.studies.run_directory import (
     resume_study,
     run_study,
 )
-from jaxdti.studies.transfer.classifiers import logistic_regressions, random_forest, support_vectors
-from jaxdti.training.fit import fit
+from jaxdti.studies.transfer.classifiers import CLASSIFIERS, classifier_scores, logistic_regressions
+from jaxdti.studies.transfer.vectors import fit_above, for_each, hidden_outputs
 from jaxdti.training.replicas import predict_vectors
-from jaxdti.training.supervised import row_task
-from jaxdti.training.task import FitResult, Trial
+from jaxdti.training.task import FitResult, Trial, Variables
 
 __all__ = ["Interrupted", "NonFiniteLoss", "resume_sizes", "run_sizes"]
 
@@ -201,111 +200,123 @@ def _source_models(experiment: Experiment, path: Path, check: Callable[..., None
 
     The compounds of all test sets are removed from all sources, so that a family's network serves every target.
     """
-    model, config = experiment.model, experiment.config
-    init = partial(init_fnn, model, experiment.fingerprints.shape[1])
     wanted = {
         _model_name(target, source): (target, source)
         for target in experiment.sets
         for source in experiment.sources(target)
     }
     if path.exists():
-        like = jax.eval_shape(init, 0)
+        like = jax.eval_shape(partial(init_fnn, experiment.model, experiment.fingerprints.shape[1]), 0)
         with np.load(path) as saved:
             leaves = [jnp.asarray(saved[str(i)]) for i in range(len(jax.tree.leaves(like)))]
         stacked = jax.tree.unflatten(jax.tree.structure(like), leaves)
     else:
-        test = np.concatenate([sets.test for sets in experiment.sets.values()])
-        trials = []
-        for name, (target, source) in wanted.items():
-            rows, active = experiment.compounds.source(source, target)
-            kept = without(rows, test, experiment.plain)
-            say(f"source {name}: {kept.sum():,} compounds; {np.sum(~kept):,} removed, as test sets have them")
-            label = np.full(len(experiment.plain), np.nan, np.float32)
-            label[rows] = active
-            order = np.random.default_rng(config.training.seed).permutation(rows[kept])
-            held_out = max(round(_VALIDATION * len(order)), 1)
-            rows = {"train": order[held_out:], "validation": order[:held_out]}
-            hyper = {"learning_rate": config.training.learning_rate, "dropout": experiment.sizes.dropout}
-            trials.append(Trial(rows=rows, label=label, seed=config.training.seed, hyper=hyper))
-        batch_size = config.training.batch_size
-        task = row_task(model, init, experiment.fingerprints, trials, batch_size, select="auroc")
-        result = fit(task, trials, config.training, progress=check)
-        _need_finite(result, "a source")
-        for name, value, epoch in zip(wanted, result.best_value, result.best_epoch, strict=True):
-            say(f"source {name}: validation AUROC {value:.3f} after {epoch} epochs")
-        stacked = result.variables
+        stacked = _train_sources(experiment, wanted, check)
         save_arrays(path, {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(stacked))})
     return {name: jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i, name in enumerate(wanted)}
 
 
+def _train_sources(
+    experiment: Experiment, wanted: Mapping[str, tuple[str, str]], check: Callable[..., None]
+) -> Variables:
+    """The networks of all sources, stacked on axis 0.
+
+    Args:
+      wanted: name -> target and source.
+    """
+    config, trials = experiment.config, []
+    test = np.concatenate([sets.test for sets in experiment.sets.values()])
+    for name, (target, source) in wanted.items():
+        compounds, active = experiment.compounds.source(source, target)
+        kept = without(compounds, test, experiment.plain)
+        say(f"source {name}: {kept.sum():,} compounds; {np.sum(~kept):,} removed, as test sets have them")
+        label = np.full(len(experiment.plain), np.nan, np.float32)
+        label[compounds] = active
+        order = np.random.default_rng(config.training.seed).permutation(compounds[kept])
+        held_out = max(round(_VALIDATION * len(order)), 1)
+        rows = {"train": order[held_out:], "validation": order[:held_out]}
+        hyper = {"learning_rate": config.training.learning_rate, "dropout": experiment.sizes.dropout}
+        trials.append(Trial(rows=rows, label=label, seed=config.training.seed, hyper=hyper))
+    result = fit_above(
+        experiment.model, 0, experiment.fingerprints, trials, config.training, select="auroc", progress=check
+    )
+    _need_finite(result, "a source")
+    for name, value, epoch in zip(wanted, result.best_value, result.best_epoch, strict=True):
+        say(f"source {name}: validation AUROC {value:.3f} after {epoch} epochs")
+    return result.variables
+
+
 def _without_source(experiment: Experiment, target: str, check: Callable[..., None]) -> Scores:
-    features, model = experiment.fingerprints, experiment.model
-    init = partial(init_fnn, model, features.shape[1])
-    scores = _trained(experiment, target, "scratch", model, init, None, features, check)
-    return scores | _shallow(experiment, target, "shallow", features, check)
+    scores = _trained(experiment, target, "scratch", 0, None, experiment.fingerprints, check)
+    return scores | _shallow(experiment, target, "shallow", experiment.fingerprints, check)
 
 
-def _with_source(experiment: Experiment, target: str, variables: dict[str, Any], check: Callable[..., None]) -> Scores:
+def _with_source(experiment: Experiment, target: str, variables: Variables, check: Callable[..., None]) -> Scores:
     model, sets, features = experiment.model, experiment.sets[target], experiment.fingerprints
-    scores = {"source/0": _score(model, _stack(variables, 1), features, sets.test)}
-    init = partial(init_fnn, model, features.shape[1])
-    scores |= _trained(experiment, target, "mode1", model, init, variables, features, check)
-    lower, upper = split(model, experiment.sizes.frozen_layers)
+    source = jax.tree.map(lambda leaf: leaf[None], variables)  # one network, stacked
+    scores = {"source/0": predict_vectors(model, source, features, sets.test)[..., 0]}
+    scores |= _trained(experiment, target, "mode1", 0, source, features, check)
+    frozen, last = experiment.sizes.frozen_layers, len(model.features)
     rows = np.unique(
         np.concatenate([sets.test, *(np.concatenate(x) for x in experiment.training_sets(target).values())])
     )
 
-    def frozen(part: FNN) -> np.ndarray:
-        """[D, features], computed once as it never changes; 0 for compounds that this target does not use."""
-        hidden = np.zeros((len(features), part.features[-1]), np.float32)
-        hidden[rows] = predict_vectors(part, _stack(take_layers(variables, part), 1), features, rows)[0]
+    def outputs(layers: int) -> np.ndarray:
+        """[D, width], computed once as it never changes; 0 for compounds that this target does not use."""
+        hidden = np.zeros((len(features), model.features[layers - 1]), np.float32)
+        hidden[rows] = hidden_outputs(model, source, layers, features, rows)[0]
         return hidden
 
-    top, width = take_layers(variables, upper), lower.features[-1]
-    scores |= _trained(
-        experiment, target, "mode2", upper, partial(init_fnn, upper, width), top, jnp.asarray(frozen(lower)), check
-    )
-    return scores | _shallow(experiment, target, "mode3", frozen(split(model, len(model.features))[0]), check)
+    scores |= _trained(experiment, target, "mode2", frozen, source, jnp.asarray(outputs(frozen)), check)
+    return scores | _shallow(experiment, target, "mode3", outputs(last), check)
 
 
 def _trained(
     experiment: Experiment,
     target: str,
     method: str,
-    model: FNN,
-    init: Callable[..., dict[str, Any]],
-    start: dict[str, Any] | None,
+    layers: int,
+    source: Variables | None,
     features: jax.Array,
     check: Callable[..., None],
 ) -> Scores:
-    """Networks trained on every size and repeat at once, from ``start`` or from random weights."""
+    """Networks trained on every size and repeat at once, above so many frozen ``layers`` that give ``features``.
+
+    They start from the one network of ``source``, or from random weights.
+    """
     sizes, sets = experiment.sizes, experiment.training_sets(target)
-    label, test, scores = _activity(experiment, target), experiment.sets[target].test, {}
+    upper = split(experiment.model, layers)[1] if layers else experiment.model
+    scores = {}
     for group in ([n for n in sets if n <= _SMALL_SET], [n for n in sets if n > _SMALL_SET]):
-        members = [(size, rows) for size in group for rows in sets[size]]
-        if not members:
+        if not group:
             continue
-        batch_size = min(sizes.batch_size, max(group))
-        epochs = {size: max(sizes.epochs, -(-sizes.updates // -(-size // batch_size))) for size in group}
-        trials = [
-            Trial(
-                rows={"train": rows},
-                label=label,
-                epochs=epochs[size],
-                seed=experiment.config.training.seed + i % sizes.repeats,
-                hyper={"learning_rate": sizes.learning_rate, "dropout": sizes.dropout},
-            )
-            for i, (size, rows) in enumerate(members)
-        ]
-        training = TrainingConfig(epochs=max(epochs.values()), batch_size=batch_size)
-        variables = None if start is None else _stack(start, len(trials))
-        task = row_task(model, init, features, trials, batch_size)
-        result = fit(task, trials, training, start=variables, progress=check)
+        trials, training = _trials(experiment, target, group)
+        start = None if source is None else for_each(source, len(trials))
+        result = fit_above(experiment.model, layers, features, trials, training, start=start, progress=check)
         _need_finite(result, f"{method} on {target}")
-        found = _score(model, result.variables, features, test)
+        logits = predict_vectors(upper, result.variables, features, experiment.sets[target].test)[..., 0]
         for i, size in enumerate(group):
-            scores[f"{method}/{size}"] = found[i * sizes.repeats : (i + 1) * sizes.repeats]
+            scores[f"{method}/{size}"] = logits[i * sizes.repeats : (i + 1) * sizes.repeats]
     return scores
+
+
+def _trials(experiment: Experiment, target: str, group: Sequence[int]) -> tuple[list[Trial], TrainingConfig]:
+    """A trial for each size in ``group`` and each repeat, in this order, and how they train together."""
+    sizes, sets, label = experiment.sizes, experiment.training_sets(target), _activity(experiment, target)
+    batch_size = min(sizes.batch_size, max(group))
+    epochs = {size: max(sizes.epochs, -(-sizes.updates // -(-size // batch_size))) for size in group}
+    trials = [
+        Trial(
+            rows={"train": rows},
+            label=label,
+            epochs=epochs[size],
+            seed=experiment.config.training.seed + repeat,
+            hyper={"learning_rate": sizes.learning_rate, "dropout": sizes.dropout},
+        )
+        for size in group
+        for repeat, rows in enumerate(sets[size])
+    ]
+    return trials, TrainingConfig(epochs=max(epochs.values()), batch_size=batch_size)
 
 
 def _shallow(
@@ -315,21 +326,23 @@ def _shallow(
     sets, test = experiment.training_sets(target), experiment.sets[target].test
     label, seed = _activity(experiment, target), experiment.config.training.seed
     rows = np.unique(np.concatenate([np.concatenate(repeats) for repeats in sets.values()]))
-    x, asked = (np.asarray(features[part], np.float32) for part in (rows, test))
-    members = [(size, repeat) for size, repeats in sets.items() for repeat in repeats]
-    weight = np.stack([np.isin(rows, used) for _, used in members])
-    strength = np.full(len(members), _STRENGTH)
-    w, b = logistic_regressions(x, np.tile(label[rows], (len(members), 1)), weight, strength)
-    found = {"logistic": w @ asked.T + b[:, None], "svm": np.zeros((len(members), len(test)), np.float32)}
-    found["forest"] = found["svm"].copy()
-    for i, mine in enumerate(weight):
-        found["svm"][i] = support_vectors(x[mine], label[rows][mine], asked)
-        found["forest"][i] = random_forest(x[mine], label[rows][mine], asked, seed + i)
+    x, query = (np.asarray(features[part], np.float32) for part in (rows, test))
+    training_sets = [(size, repeat) for size, repeats in sets.items() for repeat in repeats]
+    weight = np.stack([np.isin(rows, used) for _, used in training_sets])
+    # All logistic regressions in one program, which takes the rows of all training sets.
+    strength = np.full(len(training_sets), _STRENGTH)
+    w, b = logistic_regressions(x, np.tile(label[rows], (len(training_sets), 1)), weight, strength)
+    scores = {"logistic": w @ query.T + b[:, None]}
+    others = [name for name in CLASSIFIERS if name not in scores]
+    scores |= {name: np.zeros((len(training_sets), len(test)), np.float32) for name in others}
+    for i, used in enumerate(weight):
+        for name in others:
+            scores[name][i] = classifier_scores(name, x[used], label[rows][used], query, seed + i)
         check()
     count = experiment.sizes.repeats
     return {
-        f"{method}_{name}/{size}": scores[i * count : (i + 1) * count].astype(np.float32)
-        for name, scores in found.items()
+        f"{method}_{name}/{size}": values[i * count : (i + 1) * count].astype(np.float32)
+        for name, values in scores.items()
         for i, size in enumerate(sets)
     }
 
@@ -337,14 +350,6 @@ def _shallow(
 def _activity(experiment: Experiment, target: str) -> np.ndarray:
     """float32 [D], 1 for compounds that bind the family."""
     return experiment.compounds.active[experiment.compounds.number(target)].astype(np.float32)
-
-
-def _score(model: FNN, variables: dict[str, Any], features: jax.Array, rows: np.ndarray) -> np.ndarray:
-    return predict_vectors(model, variables, features, rows)[..., 0]
-
-
-def _stack(variables: dict[str, Any], count: int) -> dict[str, Any]:
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), variables)
 
 
 def _need_finite(result: FitResult, what: str) -> None:

@@ -50,6 +50,7 @@ from jaxdti.studies.run_directory import (
     resume_study,
     run_study,
 )
+from jaxdti.studies.transfer.shallow import shallow_scores
 from jaxdti.studies.transfer.vectors import (
     SCRATCH,
     SHALLOW,
@@ -58,7 +59,6 @@ from jaxdti.studies.transfer.vectors import (
     fit_transfer,
     for_each,
     in_classes_of,
-    shallow_scores,
     transfer_methods,
 )
 from jaxdti.training.progress import Progress
@@ -308,11 +308,11 @@ def transfer_rows(
     """As ``train_method``, of one of the ``transfer_methods``; networks that start from the source are kept."""
     members, parts, trials = trials_of(config, domains, seeds)
     if method in SHALLOW:
-        scores = shallow_scores(method, source, domains, trials, parts)
+        scores = shallow_scores(method.removeprefix("shallow_"), source, domains, trials, parts)
         course = [_UNTRAINED] * len(members)
     else:
         if method == SOURCE:
-            model, variables = source.model, for_each(source, len(trials))
+            model, variables = source.model, for_each(source.variables, len(trials))
             course = [_UNTRAINED] * len(members)
         else:
             select = _SELECT[config.vectors.select]

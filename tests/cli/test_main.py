@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from jaxdti import __version__, cli
-from jaxdti.cli import commands
+from jaxdti.cli.printing import UNCALIBRATED, print_table
 from jaxdti.config import Config, config_fields, load_config
 from jaxdti.data.named import DATASETS
 from jaxdti.data.pairs.load import load_data
@@ -374,7 +374,7 @@ def test_evaluate_warns_of_pairs_that_the_run_was_trained_on(run_cli, calls, mon
     found = METRICS | {"rows_not_checked": "run does not record its training data"}
     code, out, err = run_cli("evaluate", "run", "pairs.csv")
     assert code == 0 and "not_checked" not in out
-    assert err == "rows that the run was trained on could not be looked for: run does not record its training data\n"
+    assert err == "cannot check for rows seen in training: run does not record its training data\n"
 
 
 def test_evaluate_passes_what_was_given_and_prints_the_metrics(run_cli, fails, calls):
@@ -386,7 +386,7 @@ def test_evaluate_passes_what_was_given_and_prints_the_metrics(run_cli, fails, c
         "auroc   0.9123     0.8500 to 0.9500",
         "mcc     undefined",
         "pairs   1,234",
-        commands.UNCALIBRATED,
+        UNCALIBRATED,
         "written to pairs_metrics.json and pairs_scores.csv",
     ]
     arguments = ["--output", "out", "--label-column", "pKd", "--drug-column", "S", "--max-rejected", "0.5"]
@@ -453,8 +453,8 @@ def test_predict_tells_the_spread_of_replicas_and_what_nothing_was_fitted_to(run
     monkeypatch.setattr("jaxdti.inference.trained.load_run", lambda run: uncalibrated)
     code, out, err = run_cli("predict", "run", "--smiles", "CCO", "--sequence", "MKT")
     assert (code, out) == (0, "score 1.25\nscore_sd 0.5\nprobability 0.777\n")
-    assert err == f"{commands.UNCALIBRATED}\n"
-    assert run_cli("predict", "run", "pairs.csv", "--output", "s.csv")[2] == f"{commands.UNCALIBRATED}\n"
+    assert err == f"{UNCALIBRATED}\n"
+    assert run_cli("predict", "run", "pairs.csv", "--output", "s.csv")[2] == f"{UNCALIBRATED}\n"
 
 
 def test_predict_one_invalid_pair_is_an_error(fails, calls, monkeypatch):
@@ -464,7 +464,7 @@ def test_predict_one_invalid_pair_is_an_error(fails, calls, monkeypatch):
 
 
 def test_import(run_cli, fails, calls):
-    assert run_cli("import", "weights.npz", "--output", "run")[:2] == (0, f"written to run\n{commands.UNCALIBRATED}\n")
+    assert run_cli("import", "weights.npz", "--output", "run")[:2] == (0, f"written to run\n{UNCALIBRATED}\n")
     assert calls == [("import_weights", (Path("weights.npz"), Path("run")), {})]
     assert "required: --output" in fails("import", "weights.npz")
 
@@ -635,10 +635,10 @@ def test_data_split_lists_rejected_rows_beside_the_output(fails):
 
 def test_tables_are_drawn_on_a_terminal_only(capsys, monkeypatch):
     rows = [("name", "rows"), ("human [random]", "1")]
-    commands.print_table("title", rows)
+    print_table("title", rows)
     assert capsys.readouterr().out == "title\nname            rows\nhuman [random]  1\n"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    commands.print_table("title", rows)
+    print_table("title", rows)
     drawn = capsys.readouterr().out
     assert "human [random]" in drawn and "━" in drawn
 

@@ -14,6 +14,7 @@ from jaxdti.errors import DataError
 from jaxdti.studies import run_directory
 from jaxdti.studies import sizes as size_protocol
 from jaxdti.studies.sizes import resume_sizes, run_sizes
+from jaxdti.studies.transfer import vectors as vector_transfer
 
 SIZES = SizesConfig(
     targets=("a",),
@@ -127,7 +128,7 @@ def test_frozen_layers_use_stored_statistics_and_do_not_move(config, monkeypatch
     experiment = size_protocol._prepare(config)
     models = size_protocol._source_models(experiment, _Nowhere(), lambda *_: None)
     seen = {}
-    fit, inputs = size_protocol.fit, experiment.fingerprints.shape
+    fit, inputs = vector_transfer.fit, experiment.fingerprints.shape
 
     def spy(task, trials, training, **settings):
         result = fit(task, trials, training, **settings)
@@ -136,7 +137,7 @@ def test_frozen_layers_use_stored_statistics_and_do_not_move(config, monkeypatch
             seen.setdefault("features", np.asarray(task.inputs))
         return result
 
-    monkeypatch.setattr(size_protocol, "fit", spy)
+    monkeypatch.setattr(vector_transfer, "fit", spy)
     size_protocol._with_source(experiment, "a", models["b"], lambda *_: None)
     assert seen["names"] == {"hidden_1", "norm_1", "output"}  # no parameter, moment or gradient of the frozen layer
     tree = jax.tree.map(np.float64, models["b"])
@@ -157,7 +158,7 @@ def test_no_source_row_is_a_test_compound(config, monkeypatch):
         given.extend(trials)
         raise InterruptedError
 
-    monkeypatch.setattr(size_protocol, "fit", spy)
+    monkeypatch.setattr(vector_transfer, "fit", spy)
     with pytest.raises(InterruptedError):
         size_protocol._source_models(experiment, _Nowhere(), lambda *_: None)
     assert len(given) == 1

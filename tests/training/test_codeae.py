@@ -9,7 +9,6 @@ import pytest
 from jaxdti.config import PretrainingConfig
 from jaxdti.models.autoencoders import Autoencoder
 from jaxdti.models.codeae import DomainSeparation, gradient_penalty
-from jaxdti.studies.response.pretraining import _state
 from jaxdti.training.codeae import (
     AdversarialState,
     ProfileBatch,
@@ -22,6 +21,7 @@ from jaxdti.training.codeae import (
     run_model,
 )
 from jaxdti.training.optimizer import make_rmsprop
+from jaxdti.training.state import fresh_state
 
 CONFIG = PretrainingConfig(widths=(6,), latent=3, critic_steps=2)
 GENES, ROWS = 5, 4
@@ -192,7 +192,8 @@ def adversarial_state(seed=0, dropout=0.0):
     hyper = {name: np.asarray(x, np.float32) for name, x in hyper.items()}
     params, tx = params_of("codeae_adv", seed), DESCENT
     return AdversarialState(
-        _state(params["model"], tx, seed, hyper), _state(params["adversary"], tx, seed + 100, hyper)
+        fresh_state({"params": params["model"]}, tx, seed, hyper),
+        fresh_state({"params": params["adversary"]}, tx, seed + 100, hyper),
     )
 
 

@@ -13,9 +13,11 @@ from sklearn.svm import SVC
 
 from jaxdti.training.replicas import map_replicas
 
+CLASSIFIERS = ("logistic", "svm", "forest")
 FOREST_TREES = 100
 _TOLERANCE = 1e-4  # of the gradient's norm, per row
 _MOST_ITERATIONS = 200
+_ABSENT = -1e9  # score of a class that no training row has
 
 
 def logistic_regressions(
@@ -68,12 +70,38 @@ def _fit_one(features: Array, label: Array, weight: Array, strength: Array) -> t
     return w, b
 
 
-def support_vectors(features: np.ndarray, label: np.ndarray, asked: np.ndarray) -> np.ndarray:
+def support_vectors(features: np.ndarray, label: np.ndarray, query: np.ndarray) -> np.ndarray:
     """Margins float32 [M], above 0 for class 1, of an SVM with a Gaussian kernel fitted to [N, F]; both classes in."""
-    return SVC().fit(features, label).decision_function(asked).astype(np.float32)
+    return SVC().fit(features, label).decision_function(query).astype(np.float32)
 
 
-def random_forest(features: np.ndarray, label: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
+def random_forest(features: np.ndarray, label: np.ndarray, query: np.ndarray, seed: int) -> np.ndarray:
     """Share of trees for class 1, less a half, float32 [M]: above 0 for class 1; both classes in ``label``."""
     forest = RandomForestClassifier(FOREST_TREES, random_state=seed).fit(features, label)
-    return (forest.predict_proba(asked)[:, 1] - 0.5).astype(np.float32)
+    return (forest.predict_proba(query)[:, 1] - 0.5).astype(np.float32)
+
+
+def classifier_scores(name: str, features: np.ndarray, label: np.ndarray, query: np.ndarray, seed: int) -> np.ndarray:
+    """Scores float [M], above 0 for class 1, of one of ``CLASSIFIERS``, fitted to [N, F] with labels 0 and 1 [N]."""
+    if name == "svm":
+        return support_vectors(features, label, query)
+    if name == "forest":
+        return random_forest(features, label, query, seed)
+    w, b = logistic_regressions(features, label[None], np.ones((1, len(label))), np.ones(1))
+    return query @ w[0] + b[0]
+
+
+def one_against_others(
+    name: str, features: np.ndarray, label: np.ndarray, query: np.ndarray, classes: int, seed: int
+) -> np.ndarray:
+    """Scores float32 [M, K] of a classifier for each class; far below all others for classes that ``label`` lacks.
+
+    Args:
+      label: [N], numbers of classes.
+    """
+    scores = np.full((len(query), classes), _ABSENT, np.float32)
+    present = np.unique(label).astype(int)
+    for k in present:
+        one = (label == k).astype(np.float32)
+        scores[:, k] = classifier_scores(name, features, one, query, seed) if len(present) > 1 else 1.0
+    return scores

@@ -7,7 +7,7 @@ layers, are computed in each step, without a backward pass.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from jaxdti.inference.joint_features import make_joint_features
 from jaxdti.inference.trained import Weights
 from jaxdti.layers.means import masked_mean
 from jaxdti.models.drugban import PARTS, DrugBAN, depth, init_variables, parts_of, score, share_proteins
+from jaxdti.studies.transfer.modes import Stage, layer_scale, stages, whole_modules, with_fresh
 from jaxdti.training.compilation import told_jit
 from jaxdti.training.objective import Objective
 from jaxdti.training.optimizer import make_optimizer
@@ -39,8 +40,6 @@ from jaxdti.training.plans import BucketPlan
 from jaxdti.training.supervised import label_losses
 from jaxdti.training.task import Scorer, Task, Trial, Variables, label_scale
 
-_MAY_DIFFER = ("dropout", "dtype")  # fields of the model that leave the weights what they are
-_STAGE_RATE = 0.1  # learning rate of a stage, as a share of that of the one before it
 _MOST_BUCKETS = 4  # lengths of drugs, and lengths of proteins, for their encoders
 
 
@@ -93,9 +92,8 @@ def transferred(
     frozen, fresh = frozen_and_fresh(config, network["params"])
     seeds = [trial.seed for trial in trials]
     start = partial(_start, config.model, networks, seeds, frozen, fresh)
-    decay = config.transfer.layer_decay
-    decayed = partial(make_optimizer, share_of=lambda path: decay ** depth(config.model, path))
-    task = replace(plain, init=start, optimizer=decayed)
+    scale = partial(layer_scale, depth, config.model, config.transfer.layer_decay)
+    task = replace(plain, init=start, optimizer=partial(make_optimizer, share_of=scale))
     if not frozen:
         return task
 
@@ -103,7 +101,7 @@ def transferred(
         say("the frozen part takes all features onto the device")
         features = device_features(features)
     inputs = frozen_outputs(config, network, frozen, trials, table, features, plan.buckets)
-    forward = partial(_forward, DrugBAN(config.model), _stored(network["params"], frozen))
+    forward = partial(_forward, DrugBAN(config.model), _freeze_interceptor(network["params"], frozen))
     task = replace(task, objective=partial(_objective, config.task, forward))
     if inputs.joint is None and inputs.drugs is None and inputs.proteins is None:
         return task
@@ -115,15 +113,6 @@ def transferred(
     plan = BucketPlan(trials, buckets, plan.batch_size, plan.steps, batch, distinct)
     scorer = outputs_scorer(config.model, inputs, batch, buckets, config.training.batch_size)
     return replace(task, inputs=inputs, plan=plan, selector=replace(task.selector, scorer=scorer))
-
-
-def check_architecture(task: str, model: ModelConfig, config: Config) -> None:
-    """Raises DataError unless weights of ``model`` fit the configuration; the message lists every difference."""
-    names = [item.name for item in fields(ModelConfig) if item.name not in _MAY_DIFFER]
-    pairs = [("task", task, config.task)]
-    pairs += [(f"model.{name}", getattr(model, name), getattr(config.model, name)) for name in names]
-    if different := [f"{name} {there!r}, here {here!r}" for name, there, here in pairs if there != here]:
-        raise DataError(f"the source run is of another architecture: {'; '.join(different)}")
 
 
 def frozen_and_fresh(config: Config, params: dict[str, Any]) -> tuple[frozenset[Path], frozenset[Path]]:
@@ -145,22 +134,17 @@ def frozen_and_fresh(config: Config, params: dict[str, Any]) -> tuple[frozenset[
 
 
 def unfreezing_stages(config: Config) -> list[Config]:
-    """The configurations that ``transfer.unfreeze`` trains one after the other: above each of its parts, then all.
+    """The configuration of each of the ``stages`` of a transfer."""
+    return [_stage_config(config, stage) for stage in stages(config.transfer)]
 
-    The first one alone begins with what is fresh; each has a tenth of the learning rate of the one before it.
-    """
-    plain = replace(config.transfer, unfreeze=())
-    stages = [replace(plain, mode="feature", frozen=(part,), scratch=False) for part in config.transfer.unfreeze]
-    stages.append(plain)
-    stages[1:] = [replace(stage, fresh=()) for stage in stages[1:]]
-    return [
-        replace(
-            config,
-            transfer=stage,
-            training=replace(config.training, learning_rate=config.training.learning_rate * _STAGE_RATE**i),
-        )
-        for i, stage in enumerate(stages)
-    ]
+
+def _stage_config(config: Config, stage: Stage) -> Config:
+    plain = replace(config.transfer, unfreeze=(), fresh=stage.fresh)
+    if stage.frozen:
+        scratch = plain.scratch and plain.mode == "feature"  # beside the last stage alone
+        plain = replace(plain, mode="feature", frozen=stage.frozen, scratch=scratch)
+    training = replace(config.training, learning_rate=config.training.learning_rate * stage.rate)
+    return replace(config, transfer=plain, training=training)
 
 
 def check_parts(config: Config, params: dict[str, Any]) -> None:
@@ -205,27 +189,14 @@ def _start(
         place = jnp.argmax(jnp.asarray(seeds) == seed)
         source = jax.tree.map(lambda *leaves: jnp.stack(leaves)[place], *sources)
     if fresh:
-        anew = init_variables(model, seed)
-        whole = _modules(source["params"], fresh)
-        statistics = flatten_dict(source["batch_stats"])
-        statistics |= {p: x for p, x in flatten_dict(anew["batch_stats"]).items() if p[:-1] in whole}
-        params = flatten_dict(source["params"])
-        params |= {path: flatten_dict(anew["params"])[path] for path in fresh}
-        source = {"params": unflatten_dict(params), "batch_stats": unflatten_dict(statistics)}
+        source = with_fresh(source, init_variables(model, seed), fresh)
     params, kept = partition(source["params"], frozen)
     return {"params": params, "batch_stats": source["batch_stats"], "frozen": kept}
 
 
-def _modules(params: dict[str, Any], chosen: frozenset[Path]) -> frozenset[Path]:
-    """The modules, by path, all of whose parameters are chosen."""
-    prefixes = lambda paths: {path[:size] for path in paths for size in range(len(path))}
-    every = flatten_dict(params).keys()
-    return frozenset(prefixes(chosen) - prefixes(every - chosen))
-
-
-def _stored(params: dict[str, Any], frozen: frozenset[Path]) -> Callable[..., Any]:
+def _freeze_interceptor(params: dict[str, Any], frozen: frozenset[Path]) -> Callable[..., Any]:
     """A Flax interceptor by which wholly frozen modules run as in scoring: stored statistics, no dropout."""
-    modules = _modules(params, frozen)
+    modules = whole_modules(params, frozen)
 
     def intercept(call, arguments, keywords, context):
         if "train" in keywords and context.module.path in modules:
@@ -235,7 +206,7 @@ def _stored(params: dict[str, Any], frozen: frozenset[Path]) -> Callable[..., An
     return intercept
 
 
-def _as_they_are(call, arguments, keywords, context):
+def _no_interceptor(call, arguments, keywords, context):
     return call(*arguments, **keywords)
 
 
@@ -314,7 +285,7 @@ def outputs_scorer(
 
     def program(shape: Shape):
         def run(variables: Variables, inputs: FrozenOutputs, batch: PairBatch) -> Array:
-            return score(_forward(DrugBAN(model), _as_they_are, variables, inputs, batch, shape)[0])
+            return score(_forward(DrugBAN(model), _no_interceptor, variables, inputs, batch, shape)[0])
 
         def name(variables, inputs, batch: PairBatch) -> str:
             return f"scores of {len(batch.drug)} pairs of {shape.atoms} atoms, {shape.residues} residues"

@@ -1,60 +1,41 @@
-"""The third transfer mode, shallow classifiers on the joint features of a trained network, and its run's source."""
+"""The third transfer mode: shallow classifiers on the joint features of DrugBAN, or the last hidden layer of FNN."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdti.config import Config, ModelConfig, save_config
+from jaxdti.config import Config, ModelConfig
 from jaxdti.console import say
 from jaxdti.data.pairs.buckets import Shape, one_bucket
 from jaxdti.data.pairs.device import device_features
 from jaxdti.data.pairs.load import Dataset
+from jaxdti.data.vectors.domains import VectorDomains
 from jaxdti.errors import DataError
 from jaxdti.evaluation.calibration import Calibration
 from jaxdti.inference.joint_features import make_joint_features
+from jaxdti.inference.networks import VectorNetworks
 from jaxdti.inference.scoring import buckets_for
-from jaxdti.inference.trained import TrainedRun, write_model_card
+from jaxdti.inference.trained import TrainedRun
 from jaxdti.layers.norm import MaskedBatchNorm
 from jaxdti.studies.report.pairs import SCORED_PARTS, Fitted, calibrate, evaluate_parts
-from jaxdti.studies.transfer.classifiers import logistic_regressions, random_forest, support_vectors
+from jaxdti.studies.transfer.classifiers import (
+    logistic_regressions,
+    one_against_others,
+    random_forest,
+    support_vectors,
+)
 from jaxdti.studies.transfer.frozen import FrozenOutputs, outputs_scorer, row_batch
-from jaxdti.training.checkpoints import save_weights
+from jaxdti.studies.transfer.source import evaluate_source
+from jaxdti.studies.transfer.vectors import hidden_outputs, networks_of
 from jaxdti.training.progress import Progress, TrialProgress
 from jaxdti.training.supervised import pair_trial, validate
-from jaxdti.training.task import Scorer, Trial, Variables, class_weights
+from jaxdti.training.task import Trial, Variables, class_weights
 
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # inverse penalties of the logistic regression
-
-
-def copy_network(run: TrainedRun, output: Path) -> None:
-    """Writes the network of a run, or those of its replicas, as a run of its own, for scoring."""
-    output.mkdir(parents=True)
-    first, *others = run.members
-    config = replace(run.config, training=replace(run.config.training, replicas=len(run.members)))
-    save_config(config, output / "config.yaml")
-    scale = (0.0, 1.0) if others else first.label_scale
-    write_model_card(output, run.config.task, scale, run.calibration, calibrated=run.calibrated)
-    if not others:
-        save_weights(output / "weights", first.variables)
-        return
-    for i, member in enumerate(run.members):
-        copy_network(replace(run, members=(member,)), output / "replicas" / str(i))
-
-
-def evaluate_source(config: Config, dataset: Dataset, scorer: Scorer, source: TrainedRun) -> dict[str, Any]:
-    """Metrics by part of the source as it is, with its own calibration and label scales; replicas by their mean."""
-
-    def score(part: str) -> np.ndarray:
-        found = [(scorer(one.variables, dataset.parts[part]), one.label_scale) for one in source.members]
-        return np.mean([x.astype(np.float64) * sd + mean for x, (mean, sd) in found], axis=0)
-
-    scores = {part: score(part) for part in SCORED_PARTS}
-    return evaluate_parts(config, dataset, dataset.parts, scores, source.calibration)
 
 
 def linear_head(model: ModelConfig) -> ModelConfig:
@@ -114,11 +95,11 @@ def fit_shallow(config: Config, source: TrainedRun, dataset: Dataset) -> tuple[F
     inputs = FrozenOutputs(features, joint=jnp.asarray(joint))
     scorer_of = lambda model: outputs_scorer(model, inputs, partial(row_batch, table), one, size)
     compared = {"the source itself": evaluate_source(config, dataset, scorer_of(model), source)}
-    asked = np.concatenate([parts[part] for part in SCORED_PARTS])
+    query = np.concatenate([parts[part] for part in SCORED_PARTS])
     others = {
-        "SVM on its features": support_vectors(joint[parts["train"]], label, joint[asked]),
+        "SVM on its features": support_vectors(joint[parts["train"]], label, joint[query]),
         "random forest on its features": random_forest(
-            joint[parts["train"]], label, joint[asked], config.training.seed
+            joint[parts["train"]], label, joint[query], config.training.seed
         ),
     }
     compared |= {name: _evaluate_other(config, dataset, scores) for name, scores in others.items()}
@@ -148,3 +129,27 @@ def _evaluate_other(config: Config, dataset: Dataset, scores: np.ndarray) -> Map
     by_part = {"validation": scores[:cut].astype(np.float64), "test": scores[cut:].astype(np.float64)}
     calibration: Calibration = calibrate(config, dataset, dataset.parts, by_part, 0.0)
     return evaluate_parts(config, dataset, dataset.parts, by_part, calibration)
+
+
+def shallow_scores(
+    name: str,
+    source: VectorNetworks,
+    domains: VectorDomains,
+    trials: Sequence[Trial],
+    parts: Sequence[Mapping[str, np.ndarray]],
+) -> list[dict[str, np.ndarray]]:
+    """Scores float32 [rows, K] of the validation and test rows of each trial, one class against the others.
+
+    Args:
+      name: of a classifier, on the last hidden layer of the source's network.
+      parts: rows of each trial.
+    """
+    hidden = hidden_outputs(source.model, source.variables, len(source.model.features), domains.features)
+    scores = []
+    for i, trial, rows in zip(networks_of(source.variables, len(trials)), trials, parts, strict=True):
+        x, train = hidden[i], trial.rows["train"]
+        query = x[np.concatenate([rows["validation"], rows["test"]])]
+        both = one_against_others(name, x[train], trial.label[train], query, len(domains.classes), trial.seed)
+        cut = len(rows["validation"])
+        scores.append({"validation": both[:cut], "test": both[cut:]})
+    return scores

@@ -3,13 +3,13 @@
 - ``full``: all weights go on learning (mode 1), or layer by layer from the top (``transfer.unfreeze``);
 - ``feature``: the lowest hidden layers stay, with stored BatchNorm statistics and no dropout, and what they give is
   computed once (mode 2);
-- ``shallow``: a logistic regression, an SVM and a random forest on the last hidden layer (mode 3).
+- ``shallow``: a logistic regression, an SVM and a random forest on the last hidden layer (mode 3; see ``shallow``).
 
 Beside them stand ``scratch``, the same network from random weights on the same rows, and ``source``, the networks as
 they are, where their classes are those of the table.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -18,29 +18,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import Array
 
-from jaxdti.config import Config, TransferConfig
+from jaxdti.config import Config, TrainingConfig, TransferConfig
 from jaxdti.data.vectors.domains import VectorDomains
 from jaxdti.errors import DataError
 from jaxdti.inference.networks import VectorNetworks
 from jaxdti.models.fnn import FNN, depth, init_fnn, parts_of, split, take_layers
-from jaxdti.studies.transfer.classifiers import logistic_regressions, random_forest, support_vectors
-from jaxdti.training.fit import fit
+from jaxdti.studies.transfer.classifiers import CLASSIFIERS
+from jaxdti.studies.transfer.modes import layer_scale, stages, with_fresh
+from jaxdti.training.fit import Run, fit
 from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.partition import select
 from jaxdti.training.progress import Progress
 from jaxdti.training.replicas import predict_vectors
 from jaxdti.training.supervised import row_task
-from jaxdti.training.task import FitResult, Trial
+from jaxdti.training.task import FitResult, Trial, Variables
 
-STAGE_RATE = 0.1  # learning rate of a stage of unfreezing, as a share of that of the one before it
 SCRATCH, SOURCE = "scratch", "source"
-SHALLOW = ("shallow_logistic", "shallow_svm", "shallow_forest")
+SHALLOW = tuple(f"shallow_{name}" for name in CLASSIFIERS)
 _OUTPUT = "output"
-_ABSENT = -1e9  # score of a class that no training row has
-
-Variables = dict[str, Any]
 
 
 def transfer_methods(config: Config, network: VectorNetworks, classes: Sequence[str]) -> tuple[str, ...]:
@@ -65,14 +62,14 @@ def check_transfer(config: Config, source: VectorNetworks, domains: VectorDomain
             f"the source holds {len(source)} networks, one for each seed; training.replicas={len(source)} starts each "
             f"replica from its own, found {seeds}"
         )
-    stages = stages_of(config.transfer, source)
-    if any(below >= above for above, below in zip(stages, stages[1:], strict=False)):
+    frozen_layers = stages_of(config.transfer, source)
+    if any(below >= above for above, below in zip(frozen_layers, frozen_layers[1:], strict=False)):
         raise DataError(
             f"transfer.unfreeze={','.join(config.transfer.unfreeze)}: each stage freezes fewer layers than the one "
             "before it, such as up_to_2,up_to_1"
         )
     fresh = _selected(source, config.transfer.fresh, "transfer.fresh")
-    frozen = {f"{kind}_{i}" for i in range(stages[0]) for kind in ("hidden", "norm")}
+    frozen = {f"{kind}_{i}" for i in range(frozen_layers[0]) for kind in ("hidden", "norm")}
     if both := sorted(path[0] for path in fresh if path[0] in frozen):
         raise DataError(f"transfer.frozen or transfer.unfreeze, and transfer.fresh, both name {both[0]}")
 
@@ -83,9 +80,8 @@ def stages_of(transfer: TransferConfig, source: VectorNetworks) -> list[int]:
     Raises:
       DataError: a name is that of no layers, or of others than the lowest.
     """
-    if transfer.mode == "feature":
-        return [_lowest(source, transfer.frozen, "transfer.frozen")]
-    return [*(_lowest(source, (part,), "transfer.unfreeze") for part in transfer.unfreeze), 0]
+    none_frozen = lambda stage: not stage.frozen and transfer.mode != "feature"
+    return [0 if none_frozen(stage) else _lowest(source, stage.frozen, stage.key) for stage in stages(transfer)]
 
 
 def _lowest(source: VectorNetworks, patterns: Sequence[str], key: str) -> int:
@@ -133,35 +129,78 @@ def fit_transfer(
       open_run: name of a stage -> where its training is kept, as a context; by default nothing is.
     """
     model = FNN(source.model.features, outputs=len(domains.classes))
-    plain = partial(row_task, batch_size=config.training.batch_size, select=select_epoch)
+    train = partial(fit_above, model, config=config.training, select=select_epoch, progress=progress)
     if method == SCRATCH:
-        task = plain(model, _fresh(model, source.inputs), domains.features, trials)
         with open_run(SCRATCH) as run:
-            return model, fit(task, trials, config.training, run=run, progress=progress)
-    started = start(config.transfer, source, domains.classes, [trial.seed for trial in trials])
-    decay, result = config.transfer.layer_decay, None
-    for i, layers in enumerate(stages_of(config.transfer, source)):
-        slower = [_slower(trial, STAGE_RATE**i) for trial in trials]
-        upper, features = model, domains.features
+            return model, train(0, domains.features, trials, run=run)
+    variables = start(config.transfer, source, domains.classes, [trial.seed for trial in trials])
+    networks, result = networks_of(source.variables, len(trials)), None
+    for i, (stage, layers) in enumerate(zip(stages(config.transfer), stages_of(config.transfer, source), strict=True)):
+        slower, features = [_slower(trial, stage.rate) for trial in trials], domains.features
         if layers:
-            lower, upper = split(model, layers)
             # What is frozen is the source's in every stage, so it is computed once for each network of the source.
-            features = predict_vectors(lower, take_layers(source.variables, lower), domains.features)
-            features = features[0] if len(source) == 1 else features[_networks_of(source, len(trials))]
-        task = plain(upper, _fresh(upper, features.shape[-1]), features, slower)
-        decayed = partial(make_optimizer, share_of=partial(_layer_scale, upper, decay))
-        task = replace(task, optimizer=decayed, key=(task.key, "layer_decay", decay))
+            features = hidden_outputs(source.model, source.variables, layers, domains.features)
+            features = features[0] if len(source) == 1 else features[networks]
         with open_run(f"stage_{i + 1}") as run:
-            begun = take_layers(started, upper)
-            result = fit(task, slower, config.training, run=run, start=begun, progress=progress)
-        started = {kind: {**started[kind], **result.variables[kind]} for kind in started}
-        result = replace(result, variables=started)
+            result = train(layers, features, slower, start=variables, decay=config.transfer.layer_decay, run=run)
+        variables = {kind: {**variables[kind], **result.variables[kind]} for kind in variables}
+        result = replace(result, variables=variables)
     assert result is not None
     return model, result
 
 
-def _slower(trial: Trial, factor: float) -> Trial:
-    return replace(trial, hyper={**trial.hyper, "learning_rate": trial.hyper["learning_rate"] * factor})
+def fit_above(
+    model: FNN,
+    layers: int,
+    features: Array | np.ndarray,
+    trials: Sequence[Trial],
+    config: TrainingConfig,
+    *,
+    start: Variables | None = None,
+    decay: float = 1.0,
+    select: str | None = None,
+    run: Run | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> FitResult:
+    """Trains what is above the ``layers`` lowest hidden layers; all of the network if 0.
+
+    Args:
+      features: what these layers give (see ``hidden_outputs``), or the inputs; [N, F], or [R, N, F] of each trial.
+      start: of the whole network, [R, ...]; None: random weights.
+      decay: learning rate of a layer, as a share of that of the one above it.
+      select, run, progress: as for ``row_task`` and ``fit``.
+
+    Returns:
+      the result, with the variables of what has trained.
+    """
+    upper = split(model, layers)[1] if layers else model
+    fresh = _fresh(upper, features.shape[-1])
+    task = row_task(upper, fresh, features, trials, config.batch_size, select=select)
+    decayed = partial(make_optimizer, share_of=partial(layer_scale, depth, upper, decay))
+    task = replace(task, optimizer=decayed, key=(task.key, "layer_decay", decay))
+    begun = None if start is None else take_layers(start, upper)
+    return fit(task, trials, config, run=run, start=begun, progress=progress)
+
+
+def hidden_outputs(
+    model: FNN,
+    variables: Variables,
+    layers: int,
+    features: Array | np.ndarray,
+    rows: np.ndarray | None = None,
+) -> np.ndarray:
+    """What the ``layers`` lowest hidden layers of S networks give at test time: float32 [S, N, width].
+
+    Args:
+      variables: stacked on axis 0.
+      rows: int, the rows of ``features`` to compute; all by default.
+    """
+    lower = split(model, layers)[0]
+    return predict_vectors(lower, take_layers(variables, lower), features, rows)
+
+
+def _slower(trial: Trial, rate: float) -> Trial:
+    return replace(trial, hyper={**trial.hyper, "learning_rate": trial.hyper["learning_rate"] * rate})
 
 
 def start(transfer: TransferConfig, source: VectorNetworks, classes: Sequence[str], seeds: Sequence[int]) -> Variables:
@@ -170,61 +209,19 @@ def start(transfer: TransferConfig, source: VectorNetworks, classes: Sequence[st
     patterns = transfer.fresh if tuple(classes) == source.classes else (*transfer.fresh, _OUTPUT)
     fresh = _selected(source, patterns, "transfer.fresh")
     model = FNN(source.model.features, outputs=len(classes))
-    kept = for_each(source, len(seeds))
     anew = jax.vmap(partial(init_fnn, model, source.inputs))(jnp.asarray(seeds))
-    params = flatten_dict(kept["params"]) | {path: flatten_dict(anew["params"])[path] for path in fresh}
-    whole = {name for name in kept["batch_stats"] if {(name, "scale"), (name, "bias")} <= fresh}
-    statistics = kept["batch_stats"] | {name: anew["batch_stats"][name] for name in whole}
-    return {"params": unflatten_dict(params), "batch_stats": statistics}
+    return with_fresh(for_each(source.variables, len(seeds)), anew, fresh)
 
 
-def for_each(source: VectorNetworks, replicas: int) -> Variables:
-    """The source's own weights for each replica, [R, ...]."""
-    own = _networks_of(source, replicas)
-    return jax.tree.map(lambda x: jnp.asarray(x)[own], source.variables)
+def for_each(variables: Variables, trials: int) -> Variables:
+    """The weights of S networks for each trial: [S, ...] -> [R, ...]."""
+    networks = networks_of(variables, trials)
+    return jax.tree.map(lambda x: jnp.asarray(x)[networks], variables)
 
 
-def _networks_of(source: VectorNetworks, replicas: int) -> np.ndarray:
-    """Which network each replica starts from, int64 [R]: their seeds follow one another, target by target."""
-    return np.arange(replicas) % len(source)
-
-
-def shallow_scores(
-    method: str,
-    source: VectorNetworks,
-    domains: VectorDomains,
-    trials: Sequence[Trial],
-    parts: Sequence[Mapping[str, np.ndarray]],
-) -> list[dict[str, np.ndarray]]:
-    """Scores float32 [rows, K] of the validation and test rows of each trial, one class against the others, by a
-    classifier on the last hidden layer of the source's network; far below all others for classes that ``train`` lacks.
-    """
-    lower = split(source.model, len(source.model.features))[0]
-    hidden = predict_vectors(lower, take_layers(source.variables, lower), domains.features)
-    networks = _networks_of(source, len(trials)).tolist()
-    found = []
-    for i, trial, own in zip(networks, trials, parts, strict=True):
-        train = trial.rows["train"]
-        x, label = hidden[i], trial.label[train]
-        asked = np.concatenate([own["validation"], own["test"]])
-        scores = np.full((len(asked), len(domains.classes)), _ABSENT, np.float32)
-        for k in np.unique(label).astype(int):
-            one = (label == k).astype(np.float32)
-            scores[:, k] = _one_against_others(method, x[train], one, x[asked], trial.seed)
-        cut = len(own["validation"])
-        found.append({"validation": scores[:cut], "test": scores[cut:]})
-    return found
-
-
-def _one_against_others(method: str, x: np.ndarray, label: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
-    if np.ptp(label) == 0:  # one class alone in train
-        return np.full(len(asked), label[0])
-    if method == "shallow_svm":
-        return support_vectors(x, label, asked)
-    if method == "shallow_forest":
-        return random_forest(x, label, asked, seed)
-    w, b = logistic_regressions(x, label[None], np.ones((1, len(label))), np.ones(1))
-    return asked @ w[0] + b[0]
+def networks_of(variables: Variables, trials: int) -> np.ndarray:
+    """Which of S networks each trial starts from, int64 [R]: their seeds follow one another, target by target."""
+    return np.arange(trials) % len(jax.tree.leaves(variables)[0])
 
 
 def _fresh(model: FNN, inputs: int):
@@ -234,7 +231,3 @@ def _fresh(model: FNN, inputs: int):
 @lru_cache(maxsize=32)  # one function for equal models, so that programs are compiled once
 def _initialiser(model: FNN, inputs: int):
     return partial(init_fnn, model, inputs)
-
-
-def _layer_scale(model: FNN, decay: float, path: tuple[str, ...]) -> float:
-    return decay ** depth(model, path)

@@ -26,7 +26,8 @@ from jaxdti.inference.networks import VectorNetworks, load_networks, predict_row
 from jaxdti.models.fnn import FNN, init_fnn
 from jaxdti.studies import vectors as vector_run
 from jaxdti.studies.transfer import vectors as vector_transfer
-from jaxdti.studies.transfer.vectors import check_transfer, fit_transfer, shallow_scores, stages_of, start
+from jaxdti.studies.transfer.shallow import shallow_scores
+from jaxdti.studies.transfer.vectors import check_transfer, fit_transfer, stages_of, start
 from jaxdti.studies.vectors import score_domains
 from jaxdti.training.task import Trial
 
@@ -233,16 +234,16 @@ def test_shallow_classifiers_on_the_last_hidden_layer():
         train, asked = hidden[parts["train"]], hidden[parts["test"]]
         label = domains.label[parts["train"]]
         for name, model in (
-            ("shallow_logistic", LogisticRegression(tol=1e-8, max_iter=5000)),
-            ("shallow_svm", SVC()),
-            ("shallow_forest", RandomForestClassifier(100, random_state=r)),
+            ("logistic", LogisticRegression(tol=1e-8, max_iter=5000)),
+            ("svm", SVC()),
+            ("forest", RandomForestClassifier(100, random_state=r)),
         ):
             found = shallow_scores(name, source, domains, trials, [parts, parts])[r]["test"]
             for k in range(3):
                 model.fit(train.astype(np.float32), label == k)
                 margin = getattr(model, "decision_function", None)
                 wanted = margin(asked) if margin else model.predict_proba(asked.astype(np.float32))[:, 1] - 0.5
-                np.testing.assert_allclose(found[:, k], wanted, atol=0.02 if name == "shallow_logistic" else 0.011)
+                np.testing.assert_allclose(found[:, k], wanted, atol=0.02 if name == "logistic" else 0.011)
 
 
 def test_shallow_classifiers_where_classes_are_missing():
@@ -252,7 +253,7 @@ def test_shallow_classifiers_where_classes_are_missing():
     one = parts | {"train": parts["train"][domains.label[parts["train"]] == 2]}
     for parts, classes in ((two, {0, 2}), (one, {2})):
         trial = Trial(rows={"train": parts["train"]}, label=domains.label.astype(float))
-        found = shallow_scores("shallow_forest", source, domains, [trial], [parts])[0]["test"]
+        found = shallow_scores("forest", source, domains, [trial], [parts])[0]["test"]
         assert set(found.argmax(1)) <= classes and np.isfinite(found).all()
 
 
