@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # for type checkers and editors; below for Python
     from jaxdti.errors import DataError, Interrupted, NonFiniteLoss
     from jaxdti.inference.model import Model, load
     from jaxdti.inference.trained import load_run
+    from jaxdti.training.fit import fit
+    from jaxdti.training.task import Task, Trial
 
 __version__ = "0.1.0"
 
@@ -30,9 +32,12 @@ __all__ = [
     "Interrupted",
     "Model",
     "NonFiniteLoss",
+    "Task",
+    "Trial",
     "adaptation",
     "evaluate",
     "evaluation",
+    "fit",
     "layers",
     "load",
     "load_config",
@@ -53,6 +58,8 @@ __getattr__, __dir__ = lazy(
         "jaxdti.errors": ("DataError", "Interrupted", "NonFiniteLoss"),
         "jaxdti.inference.model": ("Model", "load"),
         "jaxdti.inference.trained": ("load_run",),
+        "jaxdti.training.fit": ("fit",),
+        "jaxdti.training.task": ("Task", "Trial"),
     },
     modules=("adaptation", "evaluation", "layers", "models"),
 )
