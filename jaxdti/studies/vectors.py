@@ -42,8 +42,8 @@ from jaxdti.studies.report.domains import (
     summarise_domains,
     write_domain_results,
 )
-from jaxdti.studies.run_directory import SOURCE as SOURCE_FOLDER
 from jaxdti.studies.run_directory import (
+    SOURCE_FOLDER,
     Study,
     interruptible,
     resumable_config,

@@ -9,7 +9,7 @@ import pyarrow as pa
 from scipy.stats import t as student_t
 from sklearn.metrics import roc_auc_score
 
-from jaxdti.evaluation.domain_gap import domain_table, draw_domains, proxy_a_distance
+from jaxdti.evaluation.domain_gap import domain_table, plot_domains, proxy_a_distance
 from jaxdti.evaluation.part import json_ready
 from jaxdti.evaluation.vector_baselines import VECTOR_BASELINES
 from jaxdti.files import write_csv, write_json
@@ -221,7 +221,7 @@ def draw_tasks(points: pa.Table, rows: Sequence[Row], folder: Path) -> None:
                 distance = row["proxy_a_distance"]
                 told = f"proxy A-distance {distance:.2f}" if np.isfinite(distance) else "too few rows for a distance"
                 titles[row["method"]] = f"{row['method']}: {told}"
-        draw_domains(points.filter(pa.array(task_of_point == task)), titles, folder / f"{task}.png")
+        plot_domains(points.filter(pa.array(task_of_point == task)), titles, folder / f"{task}.png")
 
 
 def _names(rows: Iterable[Row], key: str) -> list[Any]:
