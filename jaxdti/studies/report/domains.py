@@ -148,6 +148,24 @@ def paired_differences(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
+def verdicts(summary: Sequence[Row], differences: Sequence[Row]) -> list[str]:
+    """How each method stands to the source alone and to DANN, in a sentence each."""
+    sentences, count = [], sum(row["task"] != "mean" and row["method"] == summary[0]["method"] for row in summary)
+    for row in summary:
+        if row["task"] == "mean":
+            than = [f"{other} on {row[f'above_{other}']} of {count}" for other in COMPARED if f"above_{other}" in row]
+            less = [_difference_text(gain) for gain in differences if gain["method"] == row["method"]]
+            if than:
+                place = f"above {' and '.join(than)} targets"
+                sentences.append(f"{row['method']}: {place}; its mean differs by {' and '.join(less)}")
+    return sentences
+
+
+def _difference_text(gain: Row) -> str:
+    interval = f" (95 % interval {gain['low']:.3f} to {gain['high']:.3f})" if np.isfinite(gain["low"]) else ""
+    return f"{gain['target_accuracy']:.3f}{interval} from {gain['less']}"
+
+
 def domain_lines(summary: Sequence[Row], measure: str = "target_accuracy") -> list[tuple[str, ...]]:
     """A measure by task and method, header first; the last line is the mean over the tasks."""
     tasks, methods = _names(summary, "task"), _names(summary, "method")
