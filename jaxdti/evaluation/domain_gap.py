@@ -1,6 +1,5 @@
 """How far apart source and target lie in a network's features: a number, a table and a picture."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +33,28 @@ def proxy_a_distance(source: np.ndarray, target: np.ndarray, *, seed: int = 0) -
     return max(0.0, float(2.0 * (1.0 - 2.0 * error)))
 
 
+def domain_accuracy(source: np.ndarray, target: np.ndarray, seed: int = 0) -> float:
+    """How well a logistic regression tells the domains apart by codes [N, D] and [M, D]: balanced accuracy.
+
+    0.5 is chance. Two halves of each domain, both scored by the model of the others. NaN where a domain has one sample.
+    ``proxy_a_distance`` is another scale of the same question, for features of a network instead of short codes: its
+    classifier is penalised a hundredfold, and scores one half alone.
+    """
+    if min(len(source), len(target)) < 2:
+        return float("nan")
+    x = np.concatenate([source, target])
+    scale = x.std(0)
+    x = (x - x.mean(0)) / np.where(scale > 0, scale, 1.0)
+    domain = np.repeat([0, 1], [len(source), len(target)])
+    rng = np.random.default_rng(seed)
+    half = np.concatenate([rng.permutation(len(part)) % 2 for part in (source, target)])
+    called = np.empty_like(domain)
+    for side in (0, 1):
+        model = LogisticRegression(class_weight="balanced", max_iter=1000)
+        called[half == side] = model.fit(x[half != side], domain[half != side]).predict(x[half == side])
+    return float(balanced_accuracy_score(domain, called))
+
+
 def principal_components(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first two principal components of the rows of both domains together: float [N, 2] and [M, 2].
 
@@ -57,7 +78,7 @@ def domain_table(features: dict[str, tuple[np.ndarray, np.ndarray]]) -> pa.Table
     return pa.table(columns)
 
 
-def draw_domains(table: pa.Table, titles: dict[str, str], path: Path) -> None:
+def plot_domains(table: pa.Table, titles: dict[str, str], path: Path) -> None:
     """Draws ``domain_table`` as PNG, a panel for each network in ``titles``, at most three side by side."""
     from matplotlib.figure import Figure
 
@@ -77,31 +98,3 @@ def draw_domains(table: pa.Table, titles: dict[str, str], path: Path) -> None:
         panel.legend(frameon=False, markerscale=2)
         panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
-
-
-def domain_accuracy(source: np.ndarray, target: np.ndarray, seed: int = 0) -> float:
-    """How well a logistic regression tells the domains apart by codes [N, D] and [M, D]: balanced accuracy.
-
-    0.5 is chance. Two halves of each domain, both scored by the model of the others. NaN where a domain has one sample.
-    """
-    if min(len(source), len(target)) < 2:
-        return float("nan")
-    x = np.concatenate([source, target])
-    scale = x.std(0)
-    x = (x - x.mean(0)) / np.where(scale > 0, scale, 1.0)
-    domain = np.repeat([0, 1], [len(source), len(target)])
-    rng = np.random.default_rng(seed)
-    half = np.concatenate([rng.permutation(len(part)) % 2 for part in (source, target)])
-    called = np.empty_like(domain)
-    for side in (0, 1):
-        model = LogisticRegression(class_weight="balanced", max_iter=1000)
-        called[half == side] = model.fit(x[half != side], domain[half != side]).predict(x[half == side])
-    return float(balanced_accuracy_score(domain, called))
-
-
-def principal_plane(*parts: np.ndarray) -> Sequence[np.ndarray]:
-    """Each part [N_i, D] on the first two principal axes of all of them, [N_i, 2]."""
-    x = np.concatenate(parts).astype(np.float64)
-    x = x - x.mean(0)
-    axes = np.linalg.svd(x, full_matrices=False)[2][:2]
-    return np.split(x @ axes.T, np.cumsum([len(part) for part in parts])[:-1])

@@ -29,7 +29,7 @@ from jaxdti.inference.scoring import MEMORY, buckets_for, make_scorer
 from jaxdti.inference.trained import TrainedRun, load_run
 from jaxdti.studies.report.pairs import SCRATCH, SOURCE_ONLY, Fitted, write_results
 from jaxdti.studies.run_directory import (
-    SOURCE,
+    SOURCE_FOLDER,
     TABLE,
     Study,
     begin_study,
@@ -146,7 +146,7 @@ class PairsStudy(Study[Dataset, dict[str, Any]]):
         if self.table is not None:
             write_table(self.table, folder / TABLE)
         if self.source is not None:
-            copy_network(self.source, folder / SOURCE)
+            copy_network(self.source, folder / SOURCE_FOLDER)
         super().begin(config, folder)
 
     def record(self, config: Config, data: Dataset, folder: Path) -> None:
@@ -181,7 +181,7 @@ def record_data(folder: Path, dataset: Dataset, split_seed: int) -> None:
 
 def _run_transfer(config: Config, output: Path, dataset: Dataset, started: float, origin: str) -> dict[str, Any]:
     """Trains from the network in source/, and puts that and the one from random weights beside it."""
-    source = load_run(output / SOURCE)
+    source = load_run(output / SOURCE_FOLDER)
     if config.transfer.mode == "shallow":
         fitted, compared = fit_shallow(config, source, dataset)
         return write_results(config, output, dataset, fitted, started, compared)

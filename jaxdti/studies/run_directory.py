@@ -26,11 +26,11 @@ from jaxdti.errors import DataError, Interrupted
 from jaxdti.files import write_json
 from jaxdti.training.signals import stop_signals
 
-SOURCE = "source"  # folder of the network that a transferred run starts from
+SOURCE_FOLDER = "source"  # folder of the network that a transferred run starts from
 TABLE = "table.parquet"  # what was trained on, where it came from memory
 SIZES_PROTOCOL = "sizes"  # in data.json of the transfer protocol by sizes, which is resumed by another command
 # What a new run gets before its data.json.
-_FILES_BEFORE_DATA = (SOURCE, TABLE, "config.yaml", "split.json", "rejected.csv", "left_out.csv")
+_FILES_BEFORE_DATA = (SOURCE_FOLDER, TABLE, "config.yaml", "split.json", "rejected.csv", "left_out.csv")
 
 Data = TypeVar("Data")
 Result = TypeVar("Result")

@@ -28,7 +28,6 @@ from jaxdti.layers.means import masked_mean
 from jaxdti.models.drugban import PARTS, DrugBAN, init_variables, share_proteins
 from jaxdti.training.mesh import of_lead
 from jaxdti.training.objective import Objective, affinity_loss, binding_loss
-from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.partition import partition, select
 from jaxdti.training.plans import BucketPlan, EvenPlan, RowBatch
 from jaxdti.training.replicas import predicting
@@ -283,8 +282,6 @@ def row_task(
     *,
     kind: str = "classification",
     select: str | TracedSelector | None = None,
-    share_of: Callable[[tuple[str, ...]], float] | None = None,
-    key: Any = (),
 ) -> Task:
     """Plain training on labelled rows of ``features``, which sit on the device.
 
@@ -296,14 +293,12 @@ def row_task(
       features: any number dtype [N, F], shared by the trials, or [R, N, F], of each its own.
       select: what keeps the best epoch of a trial and counts for the patience, a key of ``METRICS`` or a selector;
         None: there is no validation, the last epoch is kept.
-      share_of: parameter path -> learning-rate multiplier; ``key`` has what it depends on.
 
     Raises:
       ValueError: no such ``kind`` or ``select``.
     """
     selector = metric(model, kind, select) if isinstance(select, str) or kind not in METRICS else select
     width = features.shape[-1]
-    optimizer = make_optimizer if share_of is None else partial(make_optimizer, share_of=share_of)
     return Task(
         init=init,
         inputs=features,
@@ -312,9 +307,8 @@ def row_task(
         hyper=partial(traced_hyper, kind=kind, outputs=outputs_of(model, init, width)),
         selector=selector,
         scored=lambda variables, part: variables,
-        optimizer=optimizer,
         own_inputs=features.ndim == 3,
-        key=("rows", model, kind, selector, width, key),
+        key=("rows", model, kind, selector, width),
     )
 
 

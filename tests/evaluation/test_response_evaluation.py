@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from jaxdti.evaluation import expression_baselines as module
-from jaxdti.evaluation.domain_gap import domain_accuracy, principal_plane
+from jaxdti.evaluation.domain_gap import domain_accuracy, principal_components
 from jaxdti.evaluation.expression_baselines import elastic_net_scores, forest_scores
 from jaxdti.evaluation.response import target_metrics, validation_auroc, within_groups
 
@@ -142,10 +142,10 @@ def test_domain_accuracy_is_chance_for_alike_and_1_for_separate_domains():
     assert np.isnan(domain_accuracy(source, target[:1]))
 
 
-def test_the_principal_plane_keeps_the_two_largest_directions():
+def test_the_principal_components_keep_the_two_largest_directions():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 5)) * [5, 3, 0.1, 0.1, 0.1]
-    one, other = principal_plane(x[:150], x[150:])
+    one, other = principal_components(x[:150], x[150:])
     assert one.shape == (150, 2) and other.shape == (50, 2)
     centred = x - x.mean(0)
     np.testing.assert_allclose(np.abs(np.concatenate([one, other])[:, 0]), np.abs(centred[:, 0]), atol=0.6)

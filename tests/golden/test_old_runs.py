@@ -5,7 +5,8 @@ import shutil
 import pytest
 
 # What is only scored differs by rounding. What is trained on moves, by Adam, where a gradient is but rounding.
-SCORED, TRAINED = {"scores": 1e-4}, {"scores": 1e-3}
+# Small batches, as in the protocol by sizes, make more of it.
+SCORED, TRAINED, SMALL_BATCHES = {"scores": 1e-4}, {"scores": 1e-3}, {"scores": 0.01}
 
 
 @pytest.fixture
@@ -41,6 +42,7 @@ def test_a_finished_run_is_carried_to_other_pairs(golden, old, compare):
     compare("pairs_carried", old / "carried" / "predictions.parquet", SCORED)
 
 
+@pytest.mark.usefixtures("same_draws")
 def test_an_interrupted_run_goes_on_from_its_checkpoint(golden, old, compare, capsys):
     run = old / "pairs_interrupted"
     begun = (run / "metrics.jsonl").read_bytes()
@@ -56,10 +58,11 @@ def test_networks_on_feature_vectors_predict(golden, old, compare):
     compare("vectors_predicted", old / "scores.parquet", SCORED)
 
 
+@pytest.mark.usefixtures("same_draws")
 def test_a_protocol_by_sizes_goes_on_from_its_sources(golden, old):
     run = old / "sizes_interrupted"
     kept = {name: (run / name).read_bytes() for name in ("sources.npz", "scores/a_from_none.npz")}
     assert golden.main(["transfer", "--protocol", "sizes", "--resume", "sizes_interrupted"]) == 0
     assert kept == {name: (run / name).read_bytes() for name in kept}
     found = golden.arrays(run, run / "scores" / "a_from_b.npz")
-    golden.check(golden.here / "old_runs" / "sizes_resumed.json", found, TRAINED)
+    golden.check(golden.here / "old_runs" / "sizes_resumed.json", found, SMALL_BATCHES)

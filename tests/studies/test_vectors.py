@@ -14,6 +14,7 @@ from jaxdti.cli.main import main
 from jaxdti.config import config_from_dict
 from jaxdti.errors import DataError
 from jaxdti.inference.trained import load_run
+from jaxdti.studies import vector_methods
 from jaxdti.studies import vectors as vector_run
 
 
@@ -74,7 +75,7 @@ def test_a_training_that_is_stopped_goes_on_from_its_last_epoch(flags, tmp_path,
         (e, i) for e in range(1, 13) for i in (0, 1)
     ]
     assert {"loss", "step", "seconds", "samples_per_second"} <= records[0].keys()
-    fit = vector_run.fit_adapted
+    fit = vector_methods.fit_adapted
 
     def stopping(*given, **settings):
         def stop(course):
@@ -84,7 +85,7 @@ def test_a_training_that_is_stopped_goes_on_from_its_last_epoch(flags, tmp_path,
 
         return fit(*given, **settings | {"progress": stop})
 
-    monkeypatch.setattr(vector_run, "fit_adapted", stopping)
+    monkeypatch.setattr(vector_methods, "fit_adapted", stopping)
     flags[-1] = str(run)
     assert main(["train", *flags]) == 128 + signal.SIGTERM
     assert (run / "methods" / "dann" / "checkpoints").is_dir()
@@ -100,7 +101,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, 
     flags = ["--vectors.methods=none,dann,san", *flags]
     assert main(["train", *flags]) == 0
     flags[-1] = str(run)
-    fit = vector_run.fit_adapted
+    fit = vector_methods.fit_adapted
 
     def stopping(*given, **settings):
         trained.append(given[3].method)
@@ -108,7 +109,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, 
             os.kill(os.getpid(), signal.SIGTERM)
         return fit(*given, **settings)
 
-    monkeypatch.setattr(vector_run, "fit_adapted", stopping)
+    monkeypatch.setattr(vector_methods, "fit_adapted", stopping)
     assert main(["train", *flags]) == 128 + signal.SIGTERM
     assert f"saved; continue with: jaxdti train --resume {run}" in capsys.readouterr().err
     assert {path.name for path in (run / "methods").iterdir() if path.is_file()} == {"none.json", "none.parquet"}
@@ -120,7 +121,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_methods_that_are_missing(flags, 
     for name in ("results.csv", "domains/tables.png"):
         assert (run / name).read_bytes() == (whole / name).read_bytes()
     assert "san: above none on" in capsys.readouterr().out
-    monkeypatch.setattr(vector_run, "vector_baseline", None)
+    monkeypatch.setattr(vector_methods, "vector_baseline", None)
     assert main(["train", "--resume", str(run)]) == 0 and len(trained) == 4  # finished: nothing is trained
     with monkeypatch.context() as patch:  # killed before the data were recorded
         patch.setattr(vector_run.VectorsStudy, "run", lambda *_: {})
@@ -186,8 +187,10 @@ def test_what_acts_on_feature_vectors_is_accepted():
 @pytest.mark.slow
 @pytest.mark.parametrize("select", ["information", "importance"])
 def test_target_rows_select_the_epoch_and_their_labels_do_not(flags, tmp_path, select, monkeypatch):
-    fit, fits = vector_run.fit_adapted, []
-    monkeypatch.setattr(vector_run, "fit_adapted", lambda *given, **how: fits.append(fit(*given, **how)) or fits[-1])
+    fit, fits = vector_methods.fit_adapted, []
+    monkeypatch.setattr(
+        vector_methods, "fit_adapted", lambda *given, **how: fits.append(fit(*given, **how)) or fits[-1]
+    )
     flags = [f"--vectors.select={select}", "--vectors.methods=none,coral", "--output.baselines=false", *flags]
     assert main(["train", *flags]) == 0
     target = tmp_path / "target.csv"

@@ -12,8 +12,7 @@ from jaxdti.adaptation.methods import adaptation_loss
 from jaxdti.adaptation.pada import source_weights
 from jaxdti.config import ADAPTATION_METHODS, AdaptationConfig, TrainingConfig
 from jaxdti.models.fnn import FNN
-from jaxdti.studies.adapted_rows import fit_adapted
-from jaxdti.studies.vectors import score_domains
+from jaxdti.studies.adapted_rows import fit_adapted, score_domains
 from jaxdti.training import resident
 from jaxdti.training.adapted import adapted_row_task, network_of
 from jaxdti.training.plans import RowBatch

@@ -15,8 +15,7 @@ from jaxdti.config import AdaptationConfig, TrainingConfig
 from jaxdti.evaluation import selection
 from jaxdti.evaluation.selection import deep_embedded_validation, importance_weights, prediction_information
 from jaxdti.models.fnn import FNN
-from jaxdti.studies.adapted_rows import fit_adapted
-from jaxdti.studies.vectors import score_domains
+from jaxdti.studies.adapted_rows import fit_adapted, score_domains
 from jaxdti.training import resident
 from jaxdti.training.selection import masked_deep_embedded_validation, masked_importance_weights, masked_information
 from jaxdti.training.task import Trial

@@ -22,7 +22,7 @@ SOURCE, TARGET, NEITHER = 0, 1, -1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Domains:
+class ClusterDomains:
     """The cluster of each drug and protein of a table, and the domain of that cluster."""
 
     drug_cluster: np.ndarray  # int64 [D]
@@ -166,7 +166,7 @@ def draw_clusters(
 
 def draw_domains(
     table: InteractionTable, seed: int, *, threshold: float = 0.5, share: float = 0.4, bits: int = FINGERPRINT_BITS
-) -> Domains:
+) -> ClusterDomains:
     """Clusters the drugs and proteins of a table and draws the target domain.
 
     Args:
@@ -181,7 +181,7 @@ def draw_domains(
     return _draw(drug_cluster, protein_cluster, table, np.random.default_rng(seed), share)
 
 
-def published_domains(table: InteractionTable, order: np.ndarray, seed: int) -> Domains:
+def published_domains(table: InteractionTable, order: np.ndarray, seed: int) -> ClusterDomains:
     """Repeats the draw of a published cluster split (Bai et al. 2023, doi 10.1038/s42256-022-00605-1).
 
     Fingerprints of 1,024 bits, 3-mers whose occurrences share no residue, threshold 0.5, 40 % of the clusters, NumPy's
@@ -196,7 +196,7 @@ def published_domains(table: InteractionTable, order: np.ndarray, seed: int) -> 
     return _draw(*_published_clusters(table), rows, np.random.RandomState(seed), _PUBLISHED_SHARE)
 
 
-def domains_of_parts(table: InteractionTable, source: InteractionTable, target: InteractionTable) -> Domains:
+def domains_of_parts(table: InteractionTable, source: InteractionTable, target: InteractionTable) -> ClusterDomains:
     """The clusters of ``published_domains``, each in the domain whose published rows hold one of its members.
 
     For a published split whose draw cannot be repeated, because the order of its table is not known. A cluster that
@@ -212,7 +212,7 @@ def domains_of_parts(table: InteractionTable, source: InteractionTable, target: 
     drug_cluster, protein_cluster = _published_clusters(table)
     drugs = [set(part.drugs[part.drug]) for part in (source, target)]
     proteins = [set(part.proteins[part.protein]) for part in (source, target)]
-    return Domains(
+    return ClusterDomains(
         drug_cluster=drug_cluster,
         protein_cluster=protein_cluster,
         drug_domain=_domain_of_members(drug_cluster, table.drugs, *drugs),
@@ -239,11 +239,11 @@ def _draw(
     table: InteractionTable,
     rng: np.random.Generator | np.random.RandomState,
     share: float,
-) -> Domains:
+) -> ClusterDomains:
     """Draws the target clusters: drugs first, then proteins, as the published splits did."""
     drugs = draw_clusters(drug_cluster[table.drug], share, rng)
     proteins = draw_clusters(protein_cluster[table.protein], share, rng)
-    return Domains(
+    return ClusterDomains(
         drug_cluster=drug_cluster,
         protein_cluster=protein_cluster,
         drug_domain=np.where(np.isin(drug_cluster, drugs), TARGET, SOURCE),

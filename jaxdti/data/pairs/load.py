@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from jaxdti.config import DataConfig
 from jaxdti.data.named import DatasetFiles, dataset_parts, part_of_rows, settings_to_read
-from jaxdti.data.pairs.clusters import Domains, domains_of_parts, draw_domains, published_domains
+from jaxdti.data.pairs.clusters import ClusterDomains, domains_of_parts, draw_domains, published_domains
 from jaxdti.data.pairs.featurise import build_store, featurize_smiles
 from jaxdti.data.pairs.leaks import leak_report
 from jaxdti.data.pairs.planted import as_interactions, describe, make_planted
@@ -197,7 +197,7 @@ def _split_here(data: DataConfig, task: str, source: Path | pa.Table) -> Dataset
 
 
 def _split_domains(
-    data: DataConfig, table: InteractionTable, domains: Domains
+    data: DataConfig, table: InteractionTable, domains: ClusterDomains
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     parts = split_domains(table, domains, data.split_fractions[1:], data.split_seed)
     return parts, describe_domains(table, domains, parts)
@@ -238,7 +238,7 @@ def load_published_clusters(data: DataConfig, task: str) -> Dataset:
     )
 
 
-def _repeat_biosnap(data: DataConfig, files: DatasetFiles, table: InteractionTable) -> Domains:
+def _repeat_biosnap(data: DataConfig, files: DatasetFiles, table: InteractionTable) -> ClusterDomains:
     # Read as regression, repeated rows stay: the first one decides when a cluster appears.
     everything = load_interactions(data, _parts_to_train(files), "regression").table
     if not (np.array_equal(everything.drugs, table.drugs) and np.array_equal(everything.proteins, table.proteins)):
@@ -246,7 +246,7 @@ def _repeat_biosnap(data: DataConfig, files: DatasetFiles, table: InteractionTab
     return published_domains(everything, np.argsort(_place_in_biosnap(everything)), _BIOSNAP_DRAW)
 
 
-def _domains_of_bindingdb(data: DataConfig, task: str, table: InteractionTable) -> Domains:
+def _domains_of_bindingdb(data: DataConfig, task: str, table: InteractionTable) -> ClusterDomains:
     published = load_interactions(data, dataset_parts(_BINDINGDB_PARTS).parts, task).table
     source = published.part == "train"
     return domains_of_parts(table, published.rows(source), published.rows(~source))

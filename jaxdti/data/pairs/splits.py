@@ -13,7 +13,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from jaxdti.data.pairs.clusters import SOURCE, TARGET, Domains
+from jaxdti.data.pairs.clusters import SOURCE, TARGET, ClusterDomains
 from jaxdti.data.pairs.leaks import leak_report, pair_keys
 from jaxdti.data.pairs.table import InteractionTable
 from jaxdti.errors import DataError
@@ -128,7 +128,7 @@ def _filled_parts(
 
 
 def split_domains(
-    table: InteractionTable, domains: Domains, held_out: tuple[float, float], seed: int
+    table: InteractionTable, domains: ClusterDomains, held_out: tuple[float, float], seed: int
 ) -> dict[str, np.ndarray]:
     """Splits by cluster: training on the source domain, testing on the target domain.
 
@@ -162,7 +162,7 @@ def split_domains(
     return split
 
 
-def _verify_domains(table: InteractionTable, domains: Domains, split: Mapping[str, np.ndarray]) -> None:
+def _verify_domains(table: InteractionTable, domains: ClusterDomains, split: Mapping[str, np.ndarray]) -> None:
     """As ``_verify``; independent of how the rows were chosen."""
     source, target = (np.concatenate([split[name] for name in names]) for names in (DOMAIN_PARTS[:2], DOMAIN_PARTS[2:]))
     for clusters in (domains.drug_cluster[table.drug], domains.protein_cluster[table.protein]):
@@ -173,7 +173,7 @@ def _verify_domains(table: InteractionTable, domains: Domains, split: Mapping[st
         raise RuntimeError(f"internal error: the cluster split repeats rows or leaks: {', '.join(leaks)}")
 
 
-def describe_domains(table: InteractionTable, domains: Domains, split: Mapping[str, np.ndarray]) -> list[str]:
+def describe_domains(table: InteractionTable, domains: ClusterDomains, split: Mapping[str, np.ndarray]) -> list[str]:
     """Clusters, sizes of the parts and what they share, and the rows that mix the domains, as lines to print."""
     lines = [*domains.lines(), *describe_split(table, split)]
     return [*lines, "train and validation are source; they share no drug and no protein cluster with the target parts"]

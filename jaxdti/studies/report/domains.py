@@ -9,7 +9,7 @@ import pyarrow as pa
 from scipy.stats import t as student_t
 from sklearn.metrics import roc_auc_score
 
-from jaxdti.evaluation.domain_gap import domain_table, draw_domains, proxy_a_distance
+from jaxdti.evaluation.domain_gap import domain_table, plot_domains, proxy_a_distance
 from jaxdti.evaluation.part import json_ready
 from jaxdti.evaluation.vector_baselines import VECTOR_BASELINES
 from jaxdti.files import write_csv, write_json
@@ -148,6 +148,24 @@ def paired_differences(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
+def verdicts(summary: Sequence[Row], differences: Sequence[Row]) -> list[str]:
+    """How each method stands to the source alone and to DANN, in a sentence each."""
+    sentences, count = [], sum(row["task"] != "mean" and row["method"] == summary[0]["method"] for row in summary)
+    for row in summary:
+        if row["task"] == "mean":
+            than = [f"{other} on {row[f'above_{other}']} of {count}" for other in COMPARED if f"above_{other}" in row]
+            less = [_difference_text(gain) for gain in differences if gain["method"] == row["method"]]
+            if than:
+                place = f"above {' and '.join(than)} targets"
+                sentences.append(f"{row['method']}: {place}; its mean differs by {' and '.join(less)}")
+    return sentences
+
+
+def _difference_text(gain: Row) -> str:
+    interval = f" (95 % interval {gain['low']:.3f} to {gain['high']:.3f})" if np.isfinite(gain["low"]) else ""
+    return f"{gain['target_accuracy']:.3f}{interval} from {gain['less']}"
+
+
 def domain_lines(summary: Sequence[Row], measure: str = "target_accuracy") -> list[tuple[str, ...]]:
     """A measure by task and method, header first; the last line is the mean over the tasks."""
     tasks, methods = _names(summary, "task"), _names(summary, "method")
@@ -221,7 +239,7 @@ def draw_tasks(points: pa.Table, rows: Sequence[Row], folder: Path) -> None:
                 distance = row["proxy_a_distance"]
                 told = f"proxy A-distance {distance:.2f}" if np.isfinite(distance) else "too few rows for a distance"
                 titles[row["method"]] = f"{row['method']}: {told}"
-        draw_domains(points.filter(pa.array(task_of_point == task)), titles, folder / f"{task}.png")
+        plot_domains(points.filter(pa.array(task_of_point == task)), titles, folder / f"{task}.png")
 
 
 def _names(rows: Iterable[Row], key: str) -> list[Any]:

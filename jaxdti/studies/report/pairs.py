@@ -20,7 +20,7 @@ from jaxdti.data.pairs.load import Dataset
 from jaxdti.data.tables import write_table
 from jaxdti.evaluation.baselines import baseline_table, evaluate_baselines
 from jaxdti.evaluation.calibration import Calibration, fit_calibration
-from jaxdti.evaluation.domain_gap import domain_table, draw_domains, proxy_a_distance
+from jaxdti.evaluation.domain_gap import domain_table, plot_domains, proxy_a_distance
 from jaxdti.evaluation.intervals import paired_difference_interval, unseen_groups
 from jaxdti.evaluation.part import INTERVALS, evaluate_part, json_ready
 from jaxdti.files import write_json
@@ -79,7 +79,7 @@ def write_results(
         summary["compared"] = compared
     beside = [folder for folder in (SOURCE_ONLY, SCRATCH) if (output / folder / "summary.json").is_file()]
     if beside:
-        summary["difference_to"] = {name: paired_differences(config, output, name, dataset, summary) for name in beside}
+        summary["difference_to"] = {name: difference_to_run(config, output, name, dataset, summary) for name in beside}
     summary["baselines"] = _baselines(config, output, dataset)
     if dataset.ceiling is not None:
         summary["ceiling_auroc"] = dataset.ceiling
@@ -95,19 +95,19 @@ def compare_domains(output: Path, dataset: Dataset, fitted: Fitted) -> dict[str,
     Writes domains.parquet and domains.png: source validation and target test pairs, whose joint features no network
     was fitted to, by their first two principal components.
     """
-    found: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
     networks = {}
     plain = output / SOURCE_ONLY
     if (plain / "summary.json").is_file():
         summary = json.loads((plain / "summary.json").read_text(encoding="utf-8"))
-        found["source_only"] = {part: summary[part] for part in ("test", "validation")}
+        changed["source_only"] = {part: summary[part] for part in ("test", "validation")}
         variables = load_run(plain).members[0].variables
         networks[SOURCE_ONLY] = lambda part: variables
     first = next(i for i, member in enumerate(fitted.progress.members) if not member.failed)
     networks["adapted"] = lambda part: fitted.network(first, part)
     parts = {part: _sample(dataset.parts[part]) for part in SCORED_PARTS}
     if min(map(len, parts.values())) < _LEAST_POINTS:
-        return found
+        return changed
     source, target = SCORED_PARTS
     joint = lambda network, part: fitted.joint(network(part), parts[part])
     features = {name: (joint(network, source), joint(network, target)) for name, network in networks.items()}
@@ -115,11 +115,11 @@ def compare_domains(output: Path, dataset: Dataset, fitted: Fitted) -> dict[str,
     titles = {name: f"{name.replace('_', ' ')}: proxy A-distance {gap[name]:.2f}" for name in features}
     table = domain_table(features)
     write_table(table, output / "domains.parquet")
-    draw_domains(table, titles, output / "domains.png")
-    return found | {"domain_gap": gap}
+    plot_domains(table, titles, output / "domains.png")
+    return changed | {"domain_gap": gap}
 
 
-def paired_differences(
+def difference_to_run(
     config: Config, output: Path, beside: str, dataset: Dataset, summary: dict[str, Any]
 ) -> dict[str, Any]:
     """Test metrics of the run less those of the one in the folder ``beside``, both on the same pairs.
@@ -128,10 +128,10 @@ def paired_differences(
     the mean and the sample sd of the differences seed by seed, where there are replicas.
     """
     other = json.loads((output / beside / "summary.json").read_text(encoding="utf-8"))
-    parts, found = dataset.parts, {}
+    parts, differences = dataset.parts, {}
     label = dataset.table.label[parts["test"]]
     known = np.isfinite(label)
-    mine, theirs = (stored_scores(folder)["test"][known] for folder in (output, output / beside))
+    scores, other_scores = (stored_scores(folder)["test"][known] for folder in (output, output / beside))
     groups = unseen_groups(dataset.table, parts["train"], parts["test"][known])
     pairs = [
         (row["test"], against["test"])
@@ -141,14 +141,16 @@ def paired_differences(
     for metric in INTERVALS[config.task]:
         if summary["test"][metric] is None:  # undefined, as with labels of one class
             continue
-        found[metric] = summary["test"][metric] - other["test"][metric]
+        differences[metric] = summary["test"][metric] - other["test"][metric]
         if config.output.bootstrap:
             resampled = {"groups": groups, "resamples": config.output.bootstrap}
-            found[f"{metric}_ci"] = list(paired_difference_interval(metric, label[known], mine, theirs, **resampled))
+            differences[f"{metric}_ci"] = list(
+                paired_difference_interval(metric, label[known], scores, other_scores, **resampled)
+            )
         if len(pairs) > 1:
-            differences = [row[metric] - against[metric] for row, against in pairs]
-            found[f"{metric}_seeds"] = [float(np.mean(differences)), float(np.std(differences, ddof=1))]
-    return found
+            by_seed = [row[metric] - against[metric] for row, against in pairs]
+            differences[f"{metric}_seeds"] = [float(np.mean(by_seed)), float(np.std(by_seed, ddof=1))]
+    return differences
 
 
 def stored_scores(output: Path) -> dict[str, np.ndarray]:
@@ -203,11 +205,11 @@ def _write_ensemble(config: Config, output: Path, dataset: Dataset, fitted: Fitt
         "epochs": max(row["epochs"] for row in kept),
         "best_epoch": [row["best_epoch"] for row in kept],
         "replicas": rows,
-        "replicas_mean": {part: _mean_and_sd([row[part] for row in kept]) for part in ("test", "validation")},
+        "replicas_mean": {part: _means_and_sds([row[part] for row in kept]) for part in ("test", "validation")},
     }
 
 
-def _mean_and_sd(metrics: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+def _means_and_sds(metrics: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     """[mean, sample sd] over the replicas of every metric that is a number in all of them."""
     is_number = lambda value: isinstance(value, float)
     names = [name for name in metrics[0] if all(is_number(each.get(name)) for each in metrics)]
@@ -304,7 +306,7 @@ def show_results(config: Config, summary: dict[str, Any], output: Path) -> None:
     networks = {name: summary["test"]}
     if "source_only" in summary:
         networks["DrugBAN, source only"] = summary["source_only"]["test"]
-    networks |= {other: found["test"] for other, found in summary.get("compared", {}).items()}
+    networks |= {other: metrics["test"] for other, metrics in summary.get("compared", {}).items()}
     header, *rows = baseline_table({**networks, **summary["baselines"]}, task)
     console = Console(highlight=False)
     table = Table(title="test", box=box.HEAVY_HEAD if console.is_terminal else None)

@@ -14,7 +14,7 @@ from rich.table import Table
 from jaxdti.config import Config
 from jaxdti.data.expression.study import ResponseData
 from jaxdti.data.tables import write_table
-from jaxdti.evaluation.domain_gap import principal_plane
+from jaxdti.evaluation.domain_gap import principal_components
 from jaxdti.evaluation.part import json_ready
 from jaxdti.evaluation.response import target_metrics, within_groups
 from jaxdti.files import write_json
@@ -178,7 +178,7 @@ def _embedding_rows(study: ResponseData, source: Domain, target: Domain) -> pa.T
 
 
 def draw_codes(codes: dict[str, tuple[Domain, Domain]], path: Path) -> None:
-    """A row for each kind of code, a column for each method: the first two principal axes, coloured by domain."""
+    """A row for each kind of code, a column for each method: the first two principal components, coloured by domain."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -194,7 +194,7 @@ def draw_codes(codes: dict[str, tuple[Domain, Domain]], path: Path) -> None:
             if kind not in source:
                 axis.axis("off")
                 continue
-            planes = principal_plane(source[kind][0], target[kind][0])
+            planes = principal_components(source[kind][0], target[kind][0])
             for (name, colour), plane in zip((("target", "C1"), ("source", "C0")), reversed(planes), strict=True):
                 axis.scatter(plane[:, 0], plane[:, 1], s=3, alpha=0.5, c=colour, label=name, linewidths=0)
             axis.set_title(f"{method}: {kind}" if column == 0 or row == 0 else kind, fontsize=8)

@@ -28,6 +28,7 @@ from jaxdti.models.fnn import FNN, depth, init_fnn, parts_of, split, take_layers
 from jaxdti.studies.transfer.classifiers import CLASSIFIERS
 from jaxdti.studies.transfer.modes import layer_scale, stages, with_fresh
 from jaxdti.training.fit import Run, fit
+from jaxdti.training.optimizer import make_optimizer
 from jaxdti.training.partition import select
 from jaxdti.training.progress import Progress
 from jaxdti.training.replicas import predict_vectors
@@ -173,17 +174,10 @@ def fit_above(
       the result, with the variables of what has trained.
     """
     upper = split(model, layers)[1] if layers else model
-    scale = partial(layer_scale, depth, upper, decay)
-    task = row_task(
-        upper,
-        _fresh(upper, features.shape[-1]),
-        features,
-        trials,
-        config.batch_size,
-        select=select,
-        share_of=scale,
-        key=("layer_decay", decay),
-    )
+    fresh = _fresh(upper, features.shape[-1])
+    task = row_task(upper, fresh, features, trials, config.batch_size, select=select)
+    decayed = partial(make_optimizer, share_of=partial(layer_scale, depth, upper, decay))
+    task = replace(task, optimizer=decayed, key=(task.key, "layer_decay", decay))
     begun = None if start is None else take_layers(start, upper)
     return fit(task, trials, config, run=run, start=begun, progress=progress)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdti.data.pairs import splits
-from jaxdti.data.pairs.clusters import NEITHER, SOURCE, TARGET, Domains
+from jaxdti.data.pairs.clusters import NEITHER, SOURCE, TARGET, ClusterDomains
 from jaxdti.data.pairs.splits import (
     DOMAIN_PARTS,
     KINDS,
@@ -145,7 +145,9 @@ def make_domains(table, seed=0):
     drug, protein = np.arange(len(table.drugs)) // 3, np.arange(len(table.proteins)) // 3
     pattern = (SOURCE, SOURCE, TARGET, NEITHER)
     choose = lambda cluster: rng.permutation(np.resize(pattern, cluster.max() + 1))[cluster]
-    return Domains(drug_cluster=drug, protein_cluster=protein, drug_domain=choose(drug), protein_domain=choose(protein))
+    return ClusterDomains(
+        drug_cluster=drug, protein_cluster=protein, drug_domain=choose(drug), protein_domain=choose(protein)
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -175,7 +177,9 @@ def test_domains_without_rows_are_an_error():
     table = make_table()
     domains = make_domains(table)
     for held_out, none in (((0.0, 0.2), SOURCE), ((0.1, 0.2), TARGET)):
-        nobody = Domains(**{**vars(domains), "drug_domain": np.where(domains.drug_domain == none, NEITHER, SOURCE)})
+        nobody = ClusterDomains(
+            **{**vars(domains), "drug_domain": np.where(domains.drug_domain == none, NEITHER, SOURCE)}
+        )
         with pytest.raises(DataError, match=r"split cluster of 2000 rows .* a part is empty \(train"):
             split_domains(table, nobody, held_out, 0)
 
@@ -183,7 +187,7 @@ def test_domains_without_rows_are_an_error():
 def test_a_cluster_in_both_domains_is_an_internal_error():
     table = make_table()
     domains = make_domains(table)
-    torn = Domains(**{**vars(domains), "protein_domain": np.arange(len(table.proteins)) % 2})
+    torn = ClusterDomains(**{**vars(domains), "protein_domain": np.arange(len(table.proteins)) % 2})
     with pytest.raises(RuntimeError, match="internal error: source and target of the cluster split share"):
         split_domains(table, torn, (0.1, 0.2), 0)
 

@@ -24,11 +24,11 @@ from jaxdti.data.vectors.domains import FeatureSpace, VectorDomains, read_domain
 from jaxdti.errors import DataError
 from jaxdti.inference.networks import VectorNetworks, load_networks, predict_rows, save_networks
 from jaxdti.models.fnn import FNN, init_fnn
-from jaxdti.studies import vectors as vector_run
+from jaxdti.studies import vector_methods
+from jaxdti.studies.adapted_rows import score_domains
 from jaxdti.studies.transfer import vectors as vector_transfer
 from jaxdti.studies.transfer.shallow import shallow_scores
 from jaxdti.studies.transfer.vectors import check_transfer, fit_transfer, stages_of, start
-from jaxdti.studies.vectors import score_domains
 from jaxdti.training.task import Trial
 
 pytestmark = pytest.mark.usefixtures("compile_fast_and_once")
@@ -423,7 +423,7 @@ def test_a_transfer_that_is_stopped_goes_on(source_run, small, tmp_path, capsys,
     networks = source_run / "networks" / "none" / "tables"
     flags = ["--transfer.mode=full", "--epochs=2", "--output.baselines=false", *small, "--output"]
     assert main(["transfer", str(networks), *flags, str(tmp_path / "whole")]) == 0
-    fit = vector_run.fit_transfer
+    fit = vector_methods.fit_transfer
 
     def stopping(*given):
         if given[4] == "full":
@@ -431,7 +431,7 @@ def test_a_transfer_that_is_stopped_goes_on(source_run, small, tmp_path, capsys,
         return fit(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(vector_run, "fit_transfer", stopping)
+        patch.setattr(vector_methods, "fit_transfer", stopping)
         assert main(["transfer", str(networks), *flags, str(tmp_path / "run")]) == 128 + signal.SIGTERM
     assert f"jaxdti transfer --resume {tmp_path / 'run'}" in capsys.readouterr().err
     assert not (tmp_path / "run" / "results.csv").exists()
