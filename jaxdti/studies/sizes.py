@@ -153,7 +153,7 @@ class SizesStudy(Study[Experiment, SizeTable]):
                     scores = _without_source(data, target, check)
                 else:
                     scores = _with_source(data, target, models[_model_name(target, source)], check)
-                save_arrays(_scores_file(folder, target, source), scores)
+                save_arrays(_scores_file(folder, target, source), {}, **scores)  # in the order of the report
                 say(f"target {target}, source {source}: done")
                 check()
         scores_of: dict[tuple[str, str], Mapping[str, np.ndarray]] = {}

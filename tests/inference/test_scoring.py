@@ -261,7 +261,7 @@ def test_the_reference_option_scores_at_the_published_shape(form, pairs):
 
 
 def test_the_reference_option_refuses_what_its_shape_cannot_hold(pairs, monkeypatch):
-    monkeypatch.setattr("jaxdti.config.REFERENCE_ATOMS", 17)
+    monkeypatch.setattr("jaxdti.inference.encode.REFERENCE_ATOMS", 17)
     with pytest.raises(ValueError, match="pads to 17 atoms, and an entity has 18; lower data.max_atoms"):
         scorer_of(pairs, config=dataclasses.replace(CONFIG, reference=True))
 

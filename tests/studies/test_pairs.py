@@ -288,7 +288,7 @@ def test_evaluate_measures_a_table_as_training_does_its_test_part(kind, repeated
     by_size = lambda self, table, store: sizes(table.drugs)[table.drug] + sizes(table.proteins)[table.protein]
     monkeypatch.setattr(TrainedRun, "score", by_size)
     trained = TrainedRun(config=config, members=(), calibration=Calibration(), calibrated=False)
-    monkeypatch.setattr("jaxdti.inference.trained.load_run", lambda run: trained)
+    monkeypatch.setattr("jaxdti.inference.evaluate.load_run", lambda run: trained)
 
     found = evaluate(run, Path(test), tmp_path, label_column="affinity")
     dataset = load_data(config.data, config.task)

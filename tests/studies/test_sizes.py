@@ -93,8 +93,8 @@ def test_it_is_deterministic_and_goes_on_after_an_interrupt(config, finished, tm
 
     save, saved = size_protocol.save_arrays, []
 
-    def stop_after_two(path, arrays):
-        save(path, arrays)
+    def stop_after_two(path, arrays, **more):
+        save(path, arrays, **more)
         saved.append(path.name)
         if len(saved) == 2:
             raise Stop
@@ -183,7 +183,7 @@ class _Nowhere:
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch, request):
     save = size_protocol.save_arrays
-    keep = lambda path, arrays: None if isinstance(path, _Nowhere) else save(path, arrays)
+    keep = lambda path, arrays, **more: None if isinstance(path, _Nowhere) else save(path, arrays, **more)
     monkeypatch.setattr(size_protocol, "save_arrays", keep)
 
 
