@@ -71,6 +71,7 @@ def test_import_is_cheap_and_names_are_there():
     assert (Path(jaxdti.__file__).parent / "py.typed").is_file()
 
 
+@pytest.mark.slow
 def test_repr_is_short(model):
     assert len(repr(model)) < 250 and len(repr(model.run)) < 120
     assert all(part in repr(model) for part in ("classification", "runs", "parameters", "test AUROC"))
@@ -184,6 +185,7 @@ def test_from_a_table_to_a_gradient(model, expected):
     np.testing.assert_allclose(logits[:, 0], expected["score"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_own_training_loop(model):
     batch, labels = model.featurize(COLUMNS), jnp.asarray(COLUMNS["Y"], jnp.float32)
     module, tx = jaxdti.models.DrugBAN(model.config.model), optax.adam(3e-3)

@@ -47,6 +47,7 @@ def _operands(rows: int, shape: tuple[int, int], per_row: bool = False) -> tuple
     return matrix, rng.normal(size=(rows, shape[1])).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REDUCTIONS)
 @pytest.mark.parametrize("rows, shape, per_row", CASES, ids=str)
 def test_vmapped_product_and_reduction_match_numpy(rows, per_row, shape, name):

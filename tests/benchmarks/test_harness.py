@@ -207,6 +207,7 @@ def test_table_is_aligned(capsys):
     assert capsys.readouterr().out.splitlines() == expected
 
 
+@pytest.mark.slow
 def test_a_benchmark_runs_without_data(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "JAXDTI_DATA"}
     command = [sys.executable, "benchmarks/featurise.py", "--quick", "--json", str(tmp_path / "featurise.json")]

@@ -148,6 +148,7 @@ sys.exit(cli.main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, code, word", [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
 def test_a_signal_while_data_are_read_is_one_line_and_leaves_nothing(name, code, word):
     command = [sys.executable, "-c", STOPPED.format(name), "train", "--data.dataset", "planted", "--output", "run"]

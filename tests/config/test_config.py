@@ -252,6 +252,7 @@ _TREES = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(_TREES)
 def test_any_mapping_is_a_configuration_or_a_one_line_error(tree):
     try:

@@ -23,6 +23,7 @@ TOLERANCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     ["pairs", "pairs_cdan", "vectors_san", "transfer_full", "transfer_feature", "transfer_shallow", "response"]

@@ -42,6 +42,7 @@ def test_a_finished_run_is_carried_to_other_pairs(golden, old, compare):
     compare("pairs_carried", old / "carried" / "predictions.parquet", SCORED)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("same_draws")
 def test_an_interrupted_run_goes_on_from_its_checkpoint(golden, old, compare, capsys):
     run = old / "pairs_interrupted"
@@ -58,6 +59,7 @@ def test_networks_on_feature_vectors_predict(golden, old, compare):
     compare("vectors_predicted", old / "scores.parquet", SCORED)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("same_draws")
 def test_a_protocol_by_sizes_goes_on_from_its_sources(golden, old):
     run = old / "sizes_interrupted"

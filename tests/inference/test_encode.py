@@ -147,6 +147,7 @@ def both_kinds(features):
     return drug_entities(CONFIG, features, np.ones(5), 3, 2), protein_entities(CONFIG, features, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["drug", "protein"])
 def test_states_land_in_their_places_and_are_those_of_the_model(features, kind, monkeypatch):
     monkeypatch.setattr("jaxdti.inference.encode._positions", lambda: 40)  # two blocks of proteins
@@ -187,6 +188,7 @@ def test_long_states_are_summed_in_steps(features, monkeypatch):
         np.testing.assert_allclose(grams.gram[:, slot], v.T @ v, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["drug", "protein"])
 def test_encoders_take_stacked_variables(features, kind):
     entities = both_kinds(features)[kind == "protein"]

@@ -119,6 +119,7 @@ def pooled(heads, encoded, drug, protein, windows, most=4):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize("steps", [(384, 128), (8, 3)], ids=["short", "in steps"])
 def test_groups_are_pooled_by_definition(encoded, backend, steps, monkeypatch):

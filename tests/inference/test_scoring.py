@@ -129,6 +129,7 @@ def test_little_memory_gives_the_same_scores(form, pairs, variables, expected, m
     np.testing.assert_allclose(scorer_of(pairs, memory=memory)(variables, np.arange(30)), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_features_on_the_host_give_the_same_scores_and_come_batch_by_batch(
     form, pairs, variables, monkeypatch, fresh_programs
 ):
@@ -231,6 +232,7 @@ def test_the_cheaper_form_is_taken(pairs, variables, expected, monkeypatch):
     assert chosen == ["gram", "pairwise"]
 
 
+@pytest.mark.slow
 def test_pooling_knows_how_much_it_pools(form, pairs):
     config = dataclasses.replace(CONFIG, pool="sqrt")  # the mean is the default, the sum that of the reference
     variables = random_variables(config, 3)
@@ -239,6 +241,7 @@ def test_pooling_knows_how_much_it_pools(form, pairs):
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_and_two_logits(form, pairs):
     config = dataclasses.replace(CONFIG, dtype="bfloat16", logits=2)
     variables = random_variables(config, 3)
@@ -248,6 +251,7 @@ def test_bfloat16_and_two_logits(form, pairs):
     np.testing.assert_allclose(found, expected, atol=0.05 * np.ptp(expected))
 
 
+@pytest.mark.slow
 def test_the_reference_option_scores_at_the_published_shape(form, pairs):
     table, store = pairs
     config = dataclasses.replace(CONFIG, reference=True)

@@ -333,6 +333,7 @@ def test_evaluation_logits(recorded, evaluated, key):
     np.testing.assert_allclose(logits, recorded.eval[key], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_import_and_predict_from_the_command_line(reference_dir, recorded, tmp_path, capfd):
     lines = (reference_dir / "drugban_rows.csv").read_text(encoding="utf-8").splitlines()
     (tmp_path / "pairs.csv").write_text("\n".join(lines[:3]) + "\n", encoding="utf-8")

@@ -376,6 +376,7 @@ def test_places_that_cannot_be_a_run_directory_are_refused(tiny_config, tmp_path
     assert (tmp_path / "file").read_text() == ""
 
 
+@pytest.mark.slow
 def test_a_regression_run_from_table_to_metrics(tiny_config, tmp_path):
     config = tiny_config("regression")
     seen = rows_of(config.data.train)[:6]  # six training pairs stand in the test part again
@@ -403,6 +404,7 @@ def test_a_regression_run_from_table_to_metrics(tiny_config, tmp_path):
     ) or records[0]["validation_concordance_index"] == pytest.approx(summary["validation"]["concordance_index"])
 
 
+@pytest.mark.slow
 def test_validation_with_one_class_keeps_the_last_epoch_and_says_so(tiny_config, tmp_path, capfd):
     change = lambda rows: [row | {"Y": "1"} for row in rows]
     validation = rewrite(tiny_config().data.validation, tmp_path / "validation.csv", change)
@@ -499,6 +501,7 @@ def test_replicas_leave_a_run_each_and_the_mean_of_their_scores(ensemble):
     assert {path.name for path in (run / "tensorboard").iterdir()} == {"replica_0", "replica_1", "replica_2"}
 
 
+@pytest.mark.slow
 def test_a_replica_is_the_run_of_its_seed(ensemble, tiny_config, tmp_path, steady_adam):
     _, run, _ = ensemble
     with steady_adam():

@@ -217,6 +217,7 @@ def test_groups_are_cut_into_equal_parts():
     assert equal_parts([1, 3], 9) == [[1, 3]]
 
 
+@pytest.mark.slow
 def test_the_replicas_that_fit_are_extrapolated_from_two_programs(tiny_config, monkeypatch):
     assert [replicas_within(100, 150, budget) for budget in (10, 149, 150, 224, 225, 400)] == [1, 1, 2, 2, 3, 5]
     assert [replicas_within(100, 230, budget) for budget in (229, 230, 359, 360)] == [1, 2, 2, 3]
@@ -260,6 +261,7 @@ def finished(tiny_config, tmp_path_factory):
     return config, output, found
 
 
+@pytest.mark.slow
 def test_every_setting_is_a_run_directory_and_a_row(finished):
     config, output, found = finished
     names = {"config.yaml", "weights", "model.json", "predictions.parquet", "summary.json"}
@@ -338,6 +340,7 @@ def stop_at_chunk(monkeypatch):
     return stop
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_an_interrupted_sweep_ends_as_the_unbroken_one(finished, tmp_path, stop_at_chunk, capfd):
     config, unbroken, _ = finished
@@ -390,6 +393,7 @@ def test_what_cannot_be_swept_is_refused_before_anything_is_written(tiny_config,
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_settings_that_fail_leave_the_others_alone(tiny_config, tmp_path):
     config = tiny_config("regression", epochs=1, buckets=1)
     output = tmp_path / "some"
@@ -414,6 +418,7 @@ def test_a_sweep_of_which_nothing_is_left_ends_with_3(tiny_config, tmp_path, cap
     assert out.count("failed") == 2
 
 
+@pytest.mark.slow
 def test_split_seeds_are_replicas_with_other_rows(tiny_config, one_table, tmp_path, monkeypatch, steady_adam):
     config = tiny_config(epochs=1, buckets=1, class_weight=True, data=one_table(), output={"baselines": True})
     real = results.evaluate_baselines
@@ -432,6 +437,7 @@ def test_split_seeds_are_replicas_with_other_rows(tiny_config, one_table, tmp_pa
     assert names == ["similarity (data of setting 0)", "similarity (data of setting 1)"]
 
 
+@pytest.mark.slow
 def test_folds_of_one_table_are_replicas_too(tiny_config, one_table, tmp_path, steady_adam):
     config = tiny_config(epochs=1, buckets=1, data=one_table(split_fractions=DataConfig.split_fractions))
     files = []
@@ -449,6 +455,7 @@ def test_folds_of_one_table_are_replicas_too(tiny_config, one_table, tmp_path, s
         grouped(setting_config(config, {"data.split_file": files[1]}), "data.split_seed=0,1")
 
 
+@pytest.mark.slow
 def test_a_setting_ends_as_the_single_run_of_its_configuration(tiny_config, tmp_path, steady_adam):
     config = tiny_config(epochs=1, buckets=1)
     grid = ["training.learning_rate=1e-4..1e-2", "model.dropout=0.1..0.5", "training.seed=0..9"]

@@ -66,6 +66,7 @@ def test_from_tables_to_results(flags, tmp_path, capsys):
         load_run(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_training_that_is_stopped_goes_on_from_its_last_epoch(flags, tmp_path, capsys, monkeypatch):
     whole, run, seen = tmp_path / "run", tmp_path / "stopped", []
     flags = ["--vectors.methods=dann", "--output.baselines=false", *flags]

@@ -50,6 +50,7 @@ def equal(one, other):
     return all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batchnorm", ["separate", "joint"])
 def test_the_objective_is_the_sum_of_its_parts_in_numpy(batchnorm):
     """PADA, whose class loss is weighted too, with entropy: both domains normalised by hand."""
@@ -172,6 +173,7 @@ def test_without_adaptation_equal_replicas_are_trained_once():
     assert found.loss.shape == (3, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["san", "pada"])
 def test_batches_of_one_class_and_a_target_of_one_row(method):
     finite(fit(method, [trial(label=np.zeros(ROWS)), trial(target_train=np.arange(30, 31))]))

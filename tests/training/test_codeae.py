@@ -83,6 +83,7 @@ def test_base_is_reconstruction_and_orthogonality(profiles, masked):
     np.testing.assert_allclose(loss, reconstruction + 2.0 * apart, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_masked_rows_have_no_part_in_value_or_gradient(profiles, method):
     """Other samples in the masked rows change nothing; dropout and noise are drawn by place, so they stay too."""
@@ -111,6 +112,7 @@ def test_alignment_adds_to_base_with_its_weight(profiles, method):
         assert once > none
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method, encoder", [("dsn_dann", "encoder"), ("adae", "encoder")])
 def test_the_adversary_learns_and_the_encoder_works_against_it(profiles, method, encoder):
     """The encoder's gradient of the classification is that of plain descent times minus the weight."""
@@ -202,6 +204,7 @@ def six(masked=0):
     return jax.tree.map(lambda *x: jnp.stack(x), *batches)
 
 
+@pytest.mark.slow
 def test_the_adversarial_step_is_critic_updates_on_batches_of_their_own_and_one_of_the_model(profiles):
     """Against a plain loop over the definition; the shares of the penalty are the only random numbers."""
     state, batches = adversarial_state(), six(masked=1)
@@ -241,6 +244,7 @@ def test_the_adversarial_step_is_critic_updates_on_batches_of_their_own_and_one_
     assert np.isfinite(metrics["gap"]) and np.isfinite(metrics["loss"])
 
 
+@pytest.mark.slow
 def test_adversarial_replicas_under_vmap_equal_one_by_one(profiles):
     step = make_adversarial_step(profiles, DESCENT, CONFIG)
     states, batches = [adversarial_state(seed, rate) for seed, rate in ((0, 0.1), (1, 0.4))], six()

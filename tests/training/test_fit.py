@@ -422,6 +422,7 @@ def assert_as_alone(problem, together, i, alone):
     assert together.progress.members[i].best_epoch == alone.progress.members[0].best_epoch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 3])
 def test_replicas_equal_separate_runs(problem, steps):
     forget_programs()

@@ -91,6 +91,7 @@ def test_replicas_together_equal_each_alone(form):
     assert np.isnan(together.loss[3, 2:]).all() and np.isfinite(together.loss[3, :2]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize("select", ["loss", "accuracy", None])
 def test_both_forms_agree(select, monkeypatch):
@@ -103,6 +104,7 @@ def test_both_forms_agree(select, monkeypatch):
     assert np.isfinite(found[0].value[0]).all() == (select is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steady")
 def test_own_features_of_each_replica_equal_shared_ones(form):
     replicas = [trial(0), trial(1)]
@@ -119,6 +121,7 @@ def test_own_features_of_each_replica_equal_shared_ones(form):
     )
 
 
+@pytest.mark.slow
 def test_it_learns_two_classes_many_classes_and_values():
     config, seen, rest = replace(CONFIG, epochs=100), np.arange(60), np.arange(60, 90)
     score = lambda model, found: predict_vectors(model, found.variables, X, rest)[0]
@@ -138,6 +141,7 @@ def test_it_learns_two_classes_many_classes_and_values():
     assert -values.best_value[0] * sd**2 == pytest.approx(error, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_kept_and_patience_ends_a_replica_alone(form):
     config = replace(CONFIG, epochs=12, patience=2)
     wrong = np.where(np.arange(ROWS) < 60, BINARY, 1 - BINARY)  # the more it learns, the worse its validation
@@ -153,6 +157,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_replica_alone(form):
     assert np.isfinite(found.value[0]).sum() < np.isfinite(found.value[1]).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steady")
 def test_replicas_that_have_stopped_leave_the_program_and_change_nothing(monkeypatch):
     monkeypatch.setattr(resident, "runs_one_by_one", lambda *_: False)
@@ -217,6 +222,7 @@ def interrupt_after(epoch):
     return lambda course: os.kill(os.getpid(), signal.SIGTERM) if course.epoch == epoch else None
 
 
+@pytest.mark.slow
 def test_a_training_that_was_stopped_repeats_an_unbroken_one(form, monkeypatch, tmp_path):
     """With trials that have left the program, and one that waits for a better epoch."""
     monkeypatch.setattr(resident, "_STEPS_A_CALL", 1)  # an epoch a call

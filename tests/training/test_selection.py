@@ -95,6 +95,7 @@ def fit(method, select, replicas, training=TRAINING, features=X, **settings):
     return fit_adapted(MODEL, features, replicas, adaptation, training, select=select), adaptation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "batchnorm", "select"),
     [
@@ -139,6 +140,7 @@ def test_by_vmap_as_one_by_one(select, monkeypatch):
     np.testing.assert_array_equal(found[0].best_epoch, found[1].best_epoch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("select", TARGET_SELECTIONS)
 @pytest.mark.parametrize("method", ["none", "coral"])
 def test_target_labels_select_nothing_but_target_rows_do(method, select):

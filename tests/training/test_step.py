@@ -184,6 +184,7 @@ def test_replicas_of_the_network_in_chunks_equal_single_steps(network):
     chex.assert_trees_all_equal(program(together, stack([batches[2]] * 3))[0], together)
 
 
+@pytest.mark.slow
 def test_gradients_together_are_those_alone_at_every_step_of_adam(parts):
     """What "together" promises: from one state the same gradient to rounding. Adam may part the states themselves."""
     objective, init, batch = parts

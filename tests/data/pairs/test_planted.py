@@ -226,6 +226,7 @@ def test_decoys_keep_the_short_words(default):
         assert counts[False, i] / (~carried).sum() > 0.99
 
 
+@pytest.mark.slow
 def test_simple_baselines_stay_far_below_the_ceiling(scored):
     planted, test, scores = scored
     auroc = {name: roc_auc_score(planted.label[test], score) for name, score in scores.items()}

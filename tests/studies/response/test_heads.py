@@ -31,6 +31,7 @@ def encoder(seed=0, method="ae"):
     return Encoder(method, seed, jax.device_get(params["encoder"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ae", "vae"])
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
 def test_frozen_layers_and_unfrozen_ones_make_up_the_encoder(study, method, level):

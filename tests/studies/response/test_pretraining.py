@@ -123,6 +123,7 @@ def test_an_interrupted_run_ends_in_the_same_bits(profiles, tmp_path):
     assert not list((tmp_path / "broken").glob("*_state.npz"))
 
 
+@pytest.mark.slow
 def test_replicas_train_as_they_would_alone(profiles, tmp_path):
     config = dataclasses.replace(CONFIG, epochs=(1,))
     chosen = [

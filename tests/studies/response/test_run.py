@@ -106,6 +106,7 @@ def test_embeddings_name_sample_and_domain(run):
     assert np.linalg.norm(rows[0]["shared"]) == pytest.approx(1, rel=1e-4) and len(rows[0]["private"]) == 4
 
 
+@pytest.mark.slow
 def test_the_table_is_printed(run, capsys):
     code = cli.main(["response", "--resume", str(run[1])])  # everything is finished: it only evaluates again
     out = capsys.readouterr().out

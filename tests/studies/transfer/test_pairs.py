@@ -141,6 +141,7 @@ def begun(method, seed=0):
     return init_state(method.init, TX, seed, hyper_parameters(CONFIG))
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_a_frozen_step_is_the_plain_one_with_gradients_of_the_rest_alone(problem):
     objective, method, batch = problem
@@ -167,6 +168,7 @@ def test_a_frozen_step_is_the_plain_one_with_gradients_of_the_rest_alone(problem
     assert np.any(np.asarray(state.batch_stats["sequence_layers_0"]["norm"]["mean"]) != 0)
 
 
+@pytest.mark.slow
 def test_frozen_parameters_have_no_gradient_and_no_moments(problem):
     objective, method, batch = problem
     state = begun(with_frozen(method, ["protein_encoder"]))
@@ -190,6 +192,7 @@ def test_nothing_left_to_train_is_an_error(problem):
         with_frozen(problem[1], ["pooling", "decoder"])
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_a_run_with_frozen_parts_keeps_them_and_resumes(tiny_config, tmp_path):
     settings = {"buckets": 1, "epochs": 1, "frozen": ("protein_encoder",), "replicas": 2}
@@ -264,6 +267,7 @@ def loss_and_gradients(method, features, buckets, rows):
     return value, gradients, statistics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [("pooling",), ("protein_encoder",), ("encoders", "decoder/*_0")])
 def test_frozen_modules_run_as_in_scoring_and_the_others_as_in_training(pieces, source, frozen):
     build, dataset, features, buckets = pieces
@@ -322,6 +326,7 @@ def test_single_frozen_layers_are_computed_in_each_step(pieces):
     assert not isinstance(pieces[0]("sequence_layers_0").inputs, FrozenOutputs)
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_fresh_parts_begin_anew_and_the_rest_is_the_source(pieces, source):
     method = pieces[0]("encoders", fresh=("decoder",))
@@ -363,6 +368,7 @@ def test_learning_rates_shrink_layer_by_layer():
         np.testing.assert_allclose(update, -(0.5 ** layers[name]), rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steady")
 def test_replicas_are_the_same_one_by_one_and_resume(tiny_config, source, tmp_path):
     settings = {"transfer": {"fresh": ("decoder",)}, "epochs": 2, "learning_rate": 1e-2}
@@ -381,6 +387,7 @@ def test_replicas_are_the_same_one_by_one_and_resume(tiny_config, source, tmp_pa
     chex.assert_trees_all_equal(network_of(tmp_path / "alone"), alone)
 
 
+@pytest.mark.slow
 def test_full_transfer_starts_from_all_weights_and_compares(tiny_config, source, tmp_path):
     config = carried(tiny_config, "full", transfer={"scratch": True}, learning_rate=0.0)
     summary = transfer(source[0], config, tmp_path / "run")
@@ -485,6 +492,7 @@ def test_replicas_start_from_those_of_an_ensemble(tiny_config, tmp_path):
     chex.assert_trees_all_equal(network_of(tmp_path / "one")["params"], members[1].variables["params"])
 
 
+@pytest.mark.slow
 def test_the_command_takes_the_architecture_of_the_source_and_writes_a_run(tiny_config, source, tmp_path, capfd):
     config, run = carried(tiny_config, "feature"), tmp_path / "run"
     flags = {f"data.{name}": getattr(config.data, name) for name in ("train", "validation", "test", "label_column")}
@@ -513,6 +521,7 @@ def test_the_command_takes_the_architecture_of_the_source_and_writes_a_run(tiny_
     assert summary["compared"]["the source itself"]["test"]["auroc"] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_shallow_classifiers_learn_on_the_joint_features(tiny_config, source, tmp_path, pieces):
     config = carried(tiny_config, "shallow")
     summary = transfer(source[0], config, tmp_path / "run")

@@ -73,6 +73,7 @@ def config_of(epochs=2, **transfer):
     return config_from_dict({"transfer": transfer, "training": training, "vectors": vectors})
 
 
+@pytest.mark.slow
 def test_each_replica_starts_from_its_own_network_or_all_from_one():
     source = networks_of((5, 6))
     own = start(TransferConfig(mode="full"), source, CLASSES, (0, 1))
@@ -100,6 +101,7 @@ def test_fresh_parts_are_those_of_new_networks_and_other_classes_make_a_fresh_ou
     jax.tree.map(np.testing.assert_array_equal, *kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "frozen"), [("full", 0), ("feature", 1), ("feature", 2)])
 def test_frozen_layers_stay_to_the_bit_and_the_others_move(mode, frozen):
     source, domains = networks_of((5, 6)), domains_of()
