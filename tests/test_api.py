@@ -95,6 +95,7 @@ def test_splits_are_those_of_a_file(model, tmp_path):
     assert describe_data(load_data(config.data, "classification"))["sha256"] == describe_data(of_frame)["sha256"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_predict_gives_back_the_kind(model, expected, kind):
     source = KINDS[kind]()
@@ -120,6 +121,7 @@ def test_predict_of_paths_and_streams(model, expected, tmp_path):
         np.testing.assert_allclose(scores["score"], expected["score"], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_invalid_rows_are_marked(model, kind):
     columns = {"SMILES": ["CCO", "nonsense", None], "Protein": ["MKTAYIAK"] * 3, "score": [1.0, 2.0, 3.0]}
@@ -152,6 +154,7 @@ def test_evaluate(model, tmp_path):
         jaxdti.evaluate(model, tmp_path / "pairs.csv", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_embed(model):
     vectors = model.embed(pandas_frame())
     assert vectors.shape == (80, 8) and vectors.dtype == np.float32
@@ -171,6 +174,7 @@ def test_embed(model):
         np.testing.assert_allclose(found[:2], mean, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_from_a_table_to_a_gradient(model, expected):
     frame = pandas_frame()
     batch, labels = model.featurize(frame), jnp.asarray(frame["Y"].to_numpy(), jnp.float32)
@@ -206,6 +210,7 @@ def test_own_training_loop(model):
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.slow
 def test_temporary_directory_lives_as_long_as_the_model():
     model = jaxdti.train(COLUMNS, replicas=2, **TINY | {"epochs": 1})
     place = model.directory
@@ -222,6 +227,7 @@ def test_temporary_directory_lives_as_long_as_the_model():
     assert not place.exists()
 
 
+@pytest.mark.slow
 def test_transfer(model, tmp_path):
     settings = {name: value for name, value in TINY.items() if name != "model"} | {"epochs": 1}
     moved = jaxdti.transfer(

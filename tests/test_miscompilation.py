@@ -79,6 +79,7 @@ def test_gradient_matches_numpy():
 
 
 # The models' own widths: 3 and 128 inputs, 25 letters, 74 atom features; rows are batch times atoms or residues.
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(128, 3), (25, 128), (128, 74), (3, 128)], ids=str)
 @pytest.mark.parametrize("name", ["sum", "max"])
 def test_the_widths_of_the_models_are_right(name, shape):

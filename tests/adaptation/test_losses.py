@@ -126,6 +126,7 @@ def assert_finite(tree):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filler", [np.nan, -np.inf, 3e4])
 @pytest.mark.parametrize("name", CASES)
 def test_masked_rows_reach_neither_value_nor_gradient(run, arguments, name, filler):
@@ -153,6 +154,7 @@ def test_a_domain_without_rows_gives_zero(run, arguments, name, empty):
             np.testing.assert_array_equal(gradient, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_replicas_together_equal_one_by_one(run, arguments, name):
     each = [arguments(name, seed=seed) for seed in range(3)]
@@ -172,6 +174,7 @@ def test_one_logit_equals_two(run, arguments, name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_half_precision_inputs_lose_nothing_more(run, arguments, name):
     features, logits, w, mask, strength = arguments(name)
@@ -211,6 +214,7 @@ wild_rows = lambda width: st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(data=st.data())
 @pytest.mark.parametrize("name", CASES)
@@ -221,6 +225,7 @@ def test_wild_inputs_stay_finite(run, arguments, name, data):
     assert_finite(run(name)(fill(features), fill(logits), w, mask, strength))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_PREDICTIONS)
 def test_fifty_classes_with_one_row_each(run, arguments, name):
     features, logits, w, mask, strength = arguments(name, classes=50)

@@ -64,6 +64,7 @@ def test_no_commit_outside_a_checkout(tmp_path, monkeypatch):
 # Measuring.
 
 
+@pytest.mark.slow
 def test_ceiling_is_that_of_the_fastest_product(monkeypatch):
     # Per size two calls of 3 and 2 seconds: 2 n^3 / 2.
     monkeypatch.setattr(harness.time, "perf_counter", Clock(3.0, 2.0))

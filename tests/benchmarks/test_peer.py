@@ -85,6 +85,7 @@ def test_molecules_that_do_not_fit_are_named(smiles):
 # The network in evaluation.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["logits", "logits_float64"])
 def test_evaluation_logits(recorded, key):
     model = published(recorded).eval()

@@ -4,10 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from jaxdti.cli import main
 from jaxdti.errors import DataError
 
 
+@pytest.mark.slow
 def test_baselines_of_own_tables(run_cli, fails, write_pairs):
     write_pairs("pairs.csv")
     arguments = ["--data.table", "pairs.csv", "--data.split_fractions", "0.5,0.25,0.25", "--output", "b.json"]

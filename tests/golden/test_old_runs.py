@@ -31,6 +31,7 @@ def test_a_finished_run_predicts(golden, old, compare):
     compare("pairs_predicted", old / "scores.parquet", SCORED)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_carried_to_other_pairs(golden, old, compare):
     parts = {"train": "other_train", "validation": "validation", "test": "other_test"}
     data = [f"--data.{part}=tables/{name}.csv" for part, name in parts.items()]

@@ -326,6 +326,7 @@ def assert_close_to_largest(got, expected, share=2e-5):
     np.testing.assert_allclose(got, expected, rtol=0, atol=share * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["logits", "logits_float64"])
 def test_evaluation_logits(recorded, evaluated, key):
     logits = np.concatenate([part["logits"] for part in evaluated])

@@ -26,6 +26,7 @@ def numpy_convolution(x, mask, kernel, conv_bias, scale, bias, padding):
     return np.where(mask[..., None], scale * (y - mean) / np.sqrt(var + 1e-5) + bias, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "padding"), [(3, "SAME"), (4, "SAME"), (8, "SAME"), (4, "VALID")])
 def test_values_and_gradients(complex_step, size, padding):
     rng = np.random.default_rng(size)

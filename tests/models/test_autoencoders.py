@@ -93,6 +93,7 @@ def test_normalise_matches_torch():
     check(lambda x, w: jnp.sum(normalise(x) * w), normed, x, weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.0, 1e-9, 1e-30])
 def test_normalise_is_safe_where_there_is_no_direction(scale):
     x = np.full((2, CODE), scale, np.float32)
@@ -118,6 +119,7 @@ def test_corruption_zeroes_its_share():
     assert abs((corrupted == 0).mean() - 0.2) < 5 * np.sqrt(0.16 / x.size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variational", [False, True])
 def test_the_interface(variational):
     model = Autoencoder(GENES, (8, 6), CODE, variational)
@@ -150,6 +152,7 @@ def test_the_perceptron_matches_torch_from_its_stated_start():
     np.testing.assert_allclose(model.apply(variables, x), y.numpy(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_dropout_acts_behind_every_hidden_layer_only_when_asked():
     model, x = Perceptron((64, 32), 3), draw(ROWS, GENES)
     variables = model.init(jax.random.PRNGKey(0), x)

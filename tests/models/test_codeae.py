@@ -115,6 +115,7 @@ def test_gradient_penalty_and_its_second_derivative_match_torch():
     assert np.all(np.asarray(source_slope)[~MASK] == 0)
 
 
+@pytest.mark.slow
 def test_gradient_penalty_is_safe_where_the_critic_is_flat_and_where_rows_are_bad():
     source = np.where(MASK[:, None], draw(ROWS, 2 * CODE), np.nan).astype(np.float32)
     flat = {name: np.zeros_like(x) for name, x in PARAMS.items()}
@@ -143,6 +144,7 @@ def test_critic_gap_matches_torch():
         np.testing.assert_allclose(slope[name], tensors[name].grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_vmapped_penalties_equal_one_by_one():
     critic = Perceptron((8,), 1)
     sources, targets, shares = draw(3, ROWS, CODE), draw(3, ROWS, CODE, seed=1), np.float32([[0.3] * ROWS] * 3)

@@ -180,6 +180,7 @@ def test_padding_and_filler_rows_change_nothing(base):
     jax.tree.map(np.testing.assert_array_equal, view(2, 1, 1.0), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernels", [(3, 4), (3, 6, 9), (2, 5)])
 def test_proteins_end_to_end_do_not_touch(base, kernels):
     """The gap is as wide as it has to be, and no wider."""
@@ -254,6 +255,7 @@ def largest_array(compiled):
     return max(int(np.prod([int(n) for n in size.split(",")])) for size in sizes)
 
 
+@pytest.mark.slow
 def test_training_builds_no_map_per_head(base, monkeypatch):
     per_head_map = ROWS * TINY.heads * SNUG.atoms * SNUG.residues
     assert largest_array(program(TINY, SNUG, ROWS)) < per_head_map
@@ -283,6 +285,7 @@ def all_pairs():
     )
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_buckets_or_company(base, all_pairs):
     rows = np.arange(len(all_pairs))
     one = make_scorer(TINY, base.features, all_pairs, one_bucket(all_pairs, SNUG), batch_size=5)

@@ -134,6 +134,7 @@ def test_a_network_is_split_between_its_layers_only(layers):
         split(MODEL, layers)
 
 
+@pytest.mark.slow
 def test_many_networks_at_once_equal_each_alone():
     x = np.random.default_rng(6).normal(size=(4, INPUTS)).astype(np.float32)
     mask = np.asarray([True, True, True, False])

@@ -305,6 +305,7 @@ def test_evaluate_measures_a_table_as_training_does_its_test_part(kind, repeated
     assert (alone["mse_ci"] == found["mse_ci"]) == (kind == "repeats")
 
 
+@pytest.mark.slow
 def test_evaluate_from_the_command_line(finished, tmp_path, monkeypatch, capfd):
     config, run, summary = finished
     monkeypatch.chdir(tmp_path)

@@ -306,6 +306,7 @@ def test_a_test_score_never_selects_and_failures_come_last():
     assert [row[2] for row in sweep_table(found)[1:]] == ["1", "1", "1", "1", "failed"]
 
 
+@pytest.mark.slow
 def test_predict_and_evaluate_take_a_setting(finished, tmp_path, capsys):
     config, output, _ = finished
     run, table = output / "settings" / "3", config.data.test

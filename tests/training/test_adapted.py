@@ -214,6 +214,7 @@ def test_replicas_adapt_as_they_would_alone(adapted_config, tmp_path):
     assert np.abs(scores(together, 0) - scores(together, 1)).max() > 3e-2
 
 
+@pytest.mark.slow
 def test_class_weights_are_the_mean_predictions_over_the_target(adapted_config):
     config = adapted_config("san")
     dataset = load_data(config.data, config.task)

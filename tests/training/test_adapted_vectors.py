@@ -166,6 +166,7 @@ def test_target_rows_do_change_the_network_and_none_ignores_them():
         assert same != differs
 
 
+@pytest.mark.slow
 def test_without_adaptation_equal_replicas_are_trained_once():
     found = fit("none", [trial(0), trial(1), trial(0, target_train=np.arange(40, 50))])
     network = lambda i: jax.tree.map(lambda x: x[i], found.variables)

@@ -74,6 +74,7 @@ def by_hand(params, profiles, batch):
     return np.concatenate(errors).mean(), apart
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [0, 2])
 def test_base_is_reconstruction_and_orthogonality(profiles, masked):
     params = params_of("codeae_base")
@@ -97,6 +98,7 @@ def test_masked_rows_have_no_part_in_value_or_gradient(profiles, method):
     assert not np.isclose(slopes[0][0], slopes[1][0], rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["codeae_mmd", "coral", "dsn_dann"])
 def test_alignment_adds_to_base_with_its_weight(profiles, method):
     params = params_of(method)

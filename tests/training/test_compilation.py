@@ -55,6 +55,7 @@ def test_every_compilation_is_told_once(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_program_of_the_same_key_and_shapes_is_compiled_once_in_a_process(capsys):
     def scaled(factor):
         return told_jit(lambda x: factor * x, lambda x: f"{len(x)} times {factor}", ("scaled", factor))

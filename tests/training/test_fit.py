@@ -180,6 +180,7 @@ def test_a_training_needs_no_run(problem, tmp_path, monkeypatch):
     assert free.result.best_epoch.tolist() == [1 + int(np.argmax(scores))] and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_epochs_loss_is_the_mean_over_its_pairs(problem):
     """With a network that stands still, the same at any batch size, although batches are not equally large."""
     frozen = optax.set_to_zero()
@@ -198,6 +199,7 @@ def test_how_often_the_host_looks_changes_nothing(problem, monkeypatch):
     assert without_times(often.told.epochs) == without_times(seldom.told.epochs)
 
 
+@pytest.mark.slow
 def test_a_slow_device_is_looked_at_as_often_as_a_slow_host(problem, monkeypatch):
     """The host queues chunks at once; their time shows only where it waits for them."""
     looks, collect = [], streamed._collect
@@ -214,6 +216,7 @@ def test_a_slow_device_is_looked_at_as_often_as_a_slow_host(problem, monkeypatch
     assert sum(looks) >= 19 and max(looks[1:]) <= 3
 
 
+@pytest.mark.slow
 def test_the_toy_learns_its_pairs_by_heart(problem):
     label = np.random.default_rng(3).integers(0, 2, 60)
     table = make_table(label)
@@ -332,6 +335,7 @@ def test_with_equal_validation_labels_the_last_epoch_is_the_best(problem):
     assert np.isnan(result.told.epochs[0]["validation_auroc"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("chunk", [0, 4, 7, 8, 31], ids=["first", "middle", "last of epoch", "next epoch", "last"])
 def test_a_signal_saves_at_the_chunks_end_and_resuming_repeats_the_unbroken_run(problem, number, chunk):

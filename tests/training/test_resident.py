@@ -175,6 +175,7 @@ def test_replicas_that_have_stopped_leave_the_program_and_change_nothing(monkeyp
         same(jax.tree.map(lambda leaf, i=i: leaf[i], together.variables), jax.tree.map(lambda x: x[0], alone.variables))
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_given_variables():
     first = fit([trial(0, epochs=1), trial(1, epochs=1)])
     same = fit([trial(0, learning_rate=0.0), trial(1, learning_rate=0.0)], start=first.variables)
@@ -182,6 +183,7 @@ def test_training_goes_on_from_given_variables():
     assert np.any(np.asarray(same.variables["batch_stats"]["norm_0"]["mean"]) != 0)
 
 
+@pytest.mark.slow
 def test_a_replica_that_diverges_stops_alone(form):
     found = fit([trial(0), trial(1, label=1e30 * VALUE, learning_rate=1e30)], kind="regression", select="loss")
     assert found.first_bad[0] == -1 and np.isfinite(found.loss[0]).all()
@@ -189,6 +191,7 @@ def test_a_replica_that_diverges_stops_alone(form):
     assert all(np.isfinite(leaf[0]).all() for leaf in jax.tree.leaves(found.variables))
 
 
+@pytest.mark.slow
 @pytest.mark.bitwise
 def test_rows_out_of_the_training_set_change_nothing(form):
     rows = np.arange(30)
@@ -198,6 +201,7 @@ def test_rows_out_of_the_training_set_change_nothing(form):
     chex.assert_trees_all_equal(clean.variables, other.variables)
 
 
+@pytest.mark.slow
 def test_progress_is_told_and_may_end_the_training(form):
     seen = []
 
@@ -211,6 +215,7 @@ def test_progress_is_told_and_may_end_the_training(form):
     assert seen == [(10, 800), (20, 1600)]  # epochs of three steps
 
 
+@pytest.mark.slow
 def test_equal_shapes_compile_once(form):
     config = replace(CONFIG, epochs=3)
     fit([trial(0)], config=config, select="auroc")
@@ -244,6 +249,7 @@ def test_a_training_that_was_stopped_repeats_an_unbroken_one(form, monkeypatch, 
         assert record["loss"] == unbroken.loss[i, epoch] and record["validation_auroc"] == unbroken.value[i, epoch]
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_goes_on_from_its_last_checkpoint(monkeypatch, tmp_path):
     monkeypatch.setattr(resident.Resident, "save_seconds", 0.0)  # else once a minute
     config, trials = replace(CONFIG, epochs=30), [trial(0), trial(1)]

@@ -81,6 +81,7 @@ def slow_parent(monkeypatch):
     return did
 
 
+@pytest.mark.slow
 def test_many_processes_give_the_same_as_one(tmp_path, slow_parent):
     smiles = [*SMILES, *("C" * n for n in range(3, 300))]
     check_molecules(featurize_smiles(smiles, tmp_path, workers=3), smiles)

@@ -145,6 +145,7 @@ def test_prediction_by_keys(relational):
     assert found.errors.tolist() == ["", f"protein: no such key in {data.proteins}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "table", "rows"), [("davis", "affinity", 30056), ("kiba", "affinity", 118254)])
 def test_real_relational_sets(data_dir, name, table, rows):
     data = DataConfig(drugs=str(data_dir / name / "drugs.csv.gz"), proteins=str(data_dir / name / "proteins.csv.gz"))

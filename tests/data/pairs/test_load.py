@@ -268,6 +268,7 @@ def test_a_part_without_rows_is_refused(tmp_path, files, monkeypatch):
         load_data(DataConfig(dataset="davis"), "regression")
 
 
+@pytest.mark.slow
 def test_a_split_file_beside_given_parts_is_refused(tmp_path):
     data = DataConfig(dataset="planted", split_file=str(tmp_path / "split.json"), planted=PlantedConfig(pairs=400))
     with pytest.raises(DataError, match="split_file.* come split already"):

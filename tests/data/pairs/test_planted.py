@@ -188,6 +188,7 @@ def test_description_names_sizes_rule_and_ceiling(small):
 # Shortcuts that must stay closed, at the default size
 
 
+@pytest.mark.slow
 def test_no_entity_knows_its_labels(default):
     """Entities that can have both labels have them evenly, up to the scatter of a fair coin."""
     for index, carried in ((default.drug, default.truth.drug_groups), (default.protein, default.truth.protein_motifs)):

@@ -351,6 +351,7 @@ def test_every_row_is_kept_dropped_or_rejected_exactly_once(tmp_path_factory, ro
     assert len({row.row for row in found.report.rejected}) == len(found.report.rejected)
 
 
+@pytest.mark.slow
 def test_human_again_takes_under_a_second(data_dir):
     names = {"train": "train", "validation": "val", "test": "test"}
     paths = {part: data_dir / "human" / "random" / f"{name}.csv.gz" for part, name in names.items()}

@@ -115,6 +115,7 @@ def test_what_is_written(tmp_path):
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_picture_a_task_with_a_panel_a_method(tmp_path, monkeypatch):
     rng, drawn, save = np.random.default_rng(0), [], Figure.savefig
     monkeypatch.setattr(

@@ -119,6 +119,7 @@ def test_encoders_together_equal_one_by_one(study, fitted, monkeypatch):
     np.testing.assert_allclose(alone.target, fit.target, rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_held_out_and_unlabelled_samples_do_not_train(study):
     """Other responses in the held-out fold leave the scores of a single epoch as they are."""
     config = dataclasses.replace(HEADS, epochs=1)

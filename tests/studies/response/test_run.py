@@ -246,6 +246,7 @@ def test_a_classifier_that_diverged_is_not_selected_for_its_drug():
     assert select() is None
 
 
+@pytest.mark.slow
 def test_a_baseline_that_diverged_is_left_out(tmp_path, capsys):
     heads = replace(SMALL.heads, learning_rate=1e30, epochs=2)
     study = load_study(SMALL)
@@ -279,6 +280,7 @@ def test_a_run_that_ends_before_it_begins_leaves_nothing(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["elastic_net", "random_forest"])
 def test_a_signal_is_heard_within_a_baseline_and_finished_seeds_are_kept(name, tmp_path, monkeypatch):
     config = replace(SMALL, seeds=2, baselines=(name,), planted=replace(SMALL.planted, drugs=1))

@@ -78,6 +78,7 @@ def chosen_names(*patterns):
     return {"/".join(path) for path in select(params, patterns, PARTS, "training.frozen")}
 
 
+@pytest.mark.slow
 def test_patterns_name_modules_single_parameters_and_groups():
     layers = [f"sequence_layers_{i}/{name}" for i in (0, 1) for name in ("conv/kernel", "conv/bias", "norm/scale")]
     assert chosen_names("sequence_layers_*") == {*layers, *(f"sequence_layers_{i}/norm/bias" for i in (0, 1))}

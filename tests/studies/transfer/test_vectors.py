@@ -409,6 +409,7 @@ def test_the_source_is_measured_as_it_is_beside_fresh_parts(source_run, small, t
     assert accuracy[0] == accuracy[1]
 
 
+@pytest.mark.slow
 def test_other_classes_begin_with_a_fresh_output(source_run, tmp_path, capsys):
     write_tables(tmp_path, {"small": 24, "held_out": 30}, classes=("low", "middle", "yes"), seed=2)
     given = ["--vectors.source", str(tmp_path / "small.csv"), "--vectors.test", str(tmp_path / "held_out.csv")]
@@ -421,6 +422,7 @@ def test_other_classes_begin_with_a_fresh_output(source_run, tmp_path, capsys):
     assert "the source's classes are no, yes, here low, middle, yes: the output layer begins with" in shown.err
 
 
+@pytest.mark.slow
 def test_a_transfer_that_is_stopped_goes_on(source_run, small, tmp_path, capsys, monkeypatch):
     networks = source_run / "networks" / "none" / "tables"
     flags = ["--transfer.mode=full", "--epochs=2", "--output.baselines=false", *small, "--output"]
@@ -466,6 +468,7 @@ def test_what_a_transfer_on_vectors_refuses(source_run, small, tmp_path, capsys)
     assert not (tmp_path / "run").exists() and not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_networks_on_fingerprints_score_molecules(tmp_path, capsys):
     active, inactive = ["CCO", "CCCO", "CCCCO", "OCCO", "CC(C)O"], ["CCN", "CCCN", "CCCCN", "NCCN", "CC(C)N"]
     rows = [f"{text},{label}" for texts, label in ((active, "active"), (inactive, "inactive")) for text in texts]
